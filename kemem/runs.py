@@ -1,0 +1,361 @@
+"""The run store: settings -> digest -> one small JSON row, computed once, checked, never silently used when damaged.
+
+A row is what a study found for one arm: its declared settings, its values, and where they came from. Its identity is a
+digest over (study, version, settings); the texts' digest, library versions, commit, device, seconds and peak memory
+are provenance. `version` is a number that a study raises with every change that may alter its numbers: a row of an
+older version is stale.
+
+    live rows       <store>/<study>/<settings digest>-v<version>.json     computed by this checkout, ignored by git
+    recorded rows   records/<scale>/<study>/...                           committed; written only in mode "record"
+
+An arm is *live* (computed here even where a record exists) or *recorded* (read from the records). Three modes:
+
+    run      live arms are computed when missing, recorded arms are read; without records every arm is live
+    replay   nothing is computed: every row comes from the records, a missing or stale one is an error
+    record   every missing or stale row is computed into the records
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from kemem.errors import BadInput
+
+MODES = ("run", "replay", "record")
+LIBRARIES = ("kemem", "torch", "transformers", "tokenizers", "numpy")
+
+
+class MissingRow(LookupError):
+    """A row that replay needs is not among the records, or only in an older version."""
+
+
+def canonical(value: Any) -> Any:
+    """The plain-JSON form of settings or values: dataclasses as dicts, tuples as lists, keys as strings.
+
+    Refuses what JSON cannot carry exactly: NaN and infinities, sets, arrays.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [canonical(v) for v in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(
+                f"a row holds finite numbers; got {value}. A missing value is None, never 0 or NaN."
+            )
+        return float(value)  # numpy's float64 is a float whose repr would not be plain
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(
+        f"a row holds plain JSON values; got {type(value).__name__}. Convert it with .tolist() or float()."
+    )
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def digest(study: str, version: int, settings: Any) -> str:
+    """16 hex digits over (study, version, settings): the identity of a row."""
+    return hashlib.sha256(_encode([study, version, settings])).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finished run. `origin` is "live" or "recorded"; `stale` marks a kept row of an older version."""
+
+    study: str
+    version: int
+    settings: dict[str, Any]
+    values: Any
+    provenance: dict[str, Any]
+    origin: str
+    stale: bool = False
+
+    @property
+    def digest(self) -> str:
+        return digest(self.study, self.version, self.settings)
+
+    def __repr__(self) -> str:
+        seconds = self.provenance.get("seconds")
+        took = "" if seconds is None else f", {seconds:.0f} s"
+        return f"Row({self.study} v{self.version} {self.digest}, {self.origin}{', stale' if self.stale else ''}{took})"
+
+
+class Store:
+    """Rows of one scale. `live` is written in mode run, `records` in mode record; `work` holds checkpoints and locks.
+
+    keep_stale: hand out rows of an older version, marked stale, instead of refusing them (GPU records).
+    """
+
+    def __init__(
+        self,
+        live: Path | str,
+        records: Path | str | None = None,
+        *,
+        mode: str = "run",
+        keep_stale: bool = False,
+    ) -> None:
+        if mode not in MODES:
+            raise BadInput(f"a run store's mode is one of {', '.join(MODES)}; got {mode!r}.")
+        if mode != "run" and records is None:
+            raise BadInput(f"mode {mode!r} needs a folder of records; got none. Name it, or use mode 'run'.")
+        self.live = Path(live)
+        self.records = None if records is None else Path(records)
+        self.mode = mode
+        self.keep_stale = keep_stale
+
+    # ------------------------------------------------------------------ reading
+    def _name(self, study: str, settings: Any) -> str:
+        return hashlib.sha256(_encode([study, settings])).hexdigest()[:16]
+
+    def _read(self, folder: Path | None, study: str, version: int, settings: Any, origin: str) -> Row | None:
+        """The row of this version, or with `keep_stale` the newest older one; None where there is none, or a damaged one."""
+        if folder is None:
+            return None
+        name = self._name(study, settings)
+        exact = folder / study / f"{name}-v{version}.json"
+        paths = [exact]
+        if self.keep_stale:
+            older = sorted(
+                (folder / study).glob(f"{name}-v*.json"), key=lambda p: int(p.stem.rsplit("v", 1)[1])
+            )
+            paths += older[::-1]
+        for path in paths:
+            document = _load(path)
+            if document is not None:
+                return Row(
+                    study, document["version"], document["settings"], document["values"], document["provenance"],
+                    origin, stale=document["version"] != version,
+                )  # fmt: skip
+        return None
+
+    def find(self, study: str, version: int, settings: Any, *, recorded: bool = False) -> Row | None:
+        """The finished row that this mode would use, or None."""
+        settings = canonical(settings)
+        if self.mode != "run":
+            return self._read(self.records, study, version, settings, "recorded")
+        if recorded and self.records is not None:
+            row = self._read(self.records, study, version, settings, "recorded")
+            if row is not None:
+                return row
+        return self._read(self.live, study, version, settings, "live")
+
+    # ------------------------------------------------------------------ writing
+    def row(
+        self,
+        study: str,
+        version: int,
+        settings: Any,
+        compute: Callable[[dict[str, Any]], Any],
+        *,
+        recorded: bool = False,
+        device: str = "cpu",
+    ) -> Row:
+        """The row of these settings: read where it is finished, else computed, written atomically and returned.
+
+        compute(provenance) returns the values and may add to `provenance` (the digest of its corpus, say).
+        Two processes that ask for one row compute it once: the second waits for the first.
+        """
+        settings = canonical(settings)
+        found = self.find(study, version, settings, recorded=recorded)
+        if found is not None:
+            return found
+        if self.mode == "replay" or (recorded and self.mode == "run" and self.records is not None):
+            raise MissingRow(self._missing(study, version, settings))
+        folder = self.records if self.mode == "record" else self.live
+        assert folder is not None
+        name = self._name(study, settings)
+        lock = self.live / "locks" / f"{study}-{name}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            found = self.find(study, version, settings, recorded=recorded)
+            if found is not None:  # another process finished it while this one waited
+                return found
+            provenance: dict[str, Any] = {}
+            with measured(provenance, device):
+                values = canonical(compute(provenance))
+            provenance = {
+                "seed": settings.get("seed") if isinstance(settings, dict) else None,
+                **origin(),
+                **provenance,
+            }
+            document = {
+                "study": study, "version": version, "settings": settings, "values": values, "provenance": canonical(provenance),
+            }  # fmt: skip
+            _write(folder / study / f"{name}-v{version}.json", document)
+        kind = "recorded" if self.mode == "record" else "live"
+        return Row(study, version, settings, values, canonical(provenance), kind)
+
+    def folder(self, study: str, version: int, settings: Any) -> Path:
+        """Where a run keeps what is too large for a row (checkpoints, resume state); not committed."""
+        path = self.live / "work" / study / f"{self._name(study, canonical(settings))}-v{version}"
+        return path
+
+    def _missing(self, study: str, version: int, settings: Any) -> str:
+        older = (
+            list((self.records / study).glob(f"{self._name(study, settings)}-v*.json"))
+            if self.records
+            else []
+        )
+        state = f"only in an older version ({older[0].stem.rsplit('-', 1)[1]})" if older else "not"
+        return (
+            f"the row {digest(study, version, settings)} of study {study!r} (v{version}) is {state} among the records in "
+            f"{self.records.name if self.records else 'no folder'}; compute it with `make record SCALE="
+            f"{self.records.name if self.records else 'laptop'}`."
+        )
+
+
+# ---------------------------------------------------------------------- files
+def _checksum(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_encode({k: v for k, v in document.items() if k != "checksum"})).hexdigest()
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    """A row's file, or None where it is absent; a half-written or altered one is said and treated as absent."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        document = None
+    if not isinstance(document, dict) or document.get("checksum") != _checksum(document):
+        warnings.warn(
+            f"the row {path.name} is damaged or was altered (checksum); it is not used.", stacklevel=3
+        )
+        return None
+    return document
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    """Write atomically: a reader sees the old file or the whole new one, also after a kill or a full disk."""
+    document = {**document, "checksum": _checksum(document)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, sort_keys=True, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if error.errno == errno.ENOSPC:
+            raise BadInput(
+                f"no space left to write {path}; free some or set KEMEM_STORE to another disk, then run again."
+            ) from error
+        raise
+
+
+# ---------------------------------------------------------------------- provenance
+def commit() -> str | None:
+    """The git commit of this checkout, with + when tracked files differ from it; None outside a checkout."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        ask = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
+        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask)
+        if head.returncode:
+            return None
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no", "--", "kemem"], **ask
+        ).stdout.strip()
+        return head.stdout.strip() + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def origin() -> dict[str, Any]:
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+@contextlib.contextmanager
+def measured(provenance: dict[str, Any], device: str = "cpu") -> Iterator[None]:
+    """Adds device, seconds and peak memory (MiB, of the device's memory on CUDA, else of the process) to `provenance`."""
+    import torch
+
+    cuda = device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        _reset_peak()
+    start = time.perf_counter()
+    yield
+    provenance["seconds"] = round(provenance.get("seconds", 0.0) or time.perf_counter() - start, 2)
+    if cuda:
+        provenance["device"] = torch.cuda.get_device_name()
+        provenance["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
+    else:
+        provenance["device"] = device
+        provenance["threads"] = torch.get_num_threads()
+        provenance["peak_memory_mib"] = _peak()
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the process so far
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return round(int(line.split()[1]) / 1024)
+    try:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / (2**20 if sys.platform == "darwin" else 1024))
+    except ImportError:  # Windows
+        return None
+
+
+def differences(rows: Mapping[str, Row]) -> list[str]:
+    """What of the provenance differs between rows that a figure joins: one line a field, none where all agree."""
+    lines = []
+    for field in ("corpus", "versions", "commit", "device"):
+        seen: dict[str, list[str]] = {}
+        for name, row in rows.items():
+            seen.setdefault(json.dumps(row.provenance.get(field), sort_keys=True), []).append(name)
+        if len(seen) > 1:
+            lines.append(
+                f"{field}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in seen.items())
+            )
+    return lines
