@@ -1,0 +1,202 @@
+"""Knowledge entropy of a model on a text, with attention and prediction entropy, in one forward pass.
+
+Nothing is kept but sums: one layer's coefficients (and attention weights) are alive at a time, so memory does not grow
+with the number of layers or of instances.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from kemem import trace
+from kemem.entropy.attention import eager
+from kemem.entropy.batches import Padder, Reader, context, windows
+from kemem.entropy.coefficients import COEFFICIENTS, effective_share, layer_entropy
+from kemem.entropy.prediction import has_head, vocabulary
+from kemem.entropy.sums import Sums
+from kemem.errors import BadInput
+from kemem.memory import Memories
+
+PADDINGS = ("mask", "include")
+SIDES = ("right", "left")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Measurement:
+    """What `measure` found. Tensors are on the CPU in float64, entropies in nats.
+
+    usage: mean magnitude of each memory's coefficient (padding="include": its mean sum over a row, as released).
+    layers: entropy of each layer; entropy: their sum; bound: L ln M; effective_share: exp(entropy / L) / M.
+    next_token_entropy: mean over positions, then over instances; None without a language-model head.
+    attention: of each head, likewise; attention_entropy: mean over heads, summed over layers. None unless asked for.
+    tokens, instances: what was read, without padding. skipped: empty instances. cut: instances longer than `length`.
+    snapshots: usage after each of `marks` instances.
+    """
+
+    usage: Float[Tensor, "L M"]
+    layers: Float[Tensor, " L"]
+    entropy: float
+    bound: float
+    effective_share: float
+    next_token_entropy: float | None
+    attention: Float[Tensor, "L H"] | None
+    attention_entropy: float | None
+    tokens: int
+    instances: int
+    skipped: int
+    cut: int
+    length: int | None
+    coefficient: str
+    padding: str
+    snapshots: dict[int, Float[Tensor, "L M"]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        layers, memories = self.usage.shape
+        return (
+            f"Measurement(entropy {self.entropy:.4f} of at most {self.bound:.4f} nats, effective share "
+            f"{self.effective_share:.1%} of {layers} x {memories} memories; {self.coefficient}, {self.padding}; "
+            f"{self.tokens} tokens, {self.instances} instances)"
+        )
+
+
+def measure(
+    model: PreTrainedModel,
+    instances: Any,
+    *,
+    batch_size: int = 8,
+    pad_id: int | None = None,
+    coefficient: str = "abs",
+    padding: str = "mask",
+    length: int | None = None,
+    attention: bool = False,
+    next_token: bool = True,
+    marks: Sequence[int] = (),
+    side: str = "right",
+    progress: Callable[[int, int | None], object] | None = None,
+) -> Measurement:
+    """Knowledge entropy of the model on tokenised instances (Kim et al. 2025, eq. 2), and what one pass gives besides.
+
+    C = 1/N sum_n 1/T_n sum_t |c_nt|: the mean over the tokens of an instance, then over instances; likewise for
+    attention (eq. 3) and next-token entropy (A.4). Padding changes nothing: the positions of it are left out. In float64,
+    where ten digits are asked for, texts of different lengths are not even put in one batch: the rotary angles of
+    transformers, in float32 whatever the model, differ in their last digit with the length.
+
+    instances: lists of token ids, or something that keeps them in `ids` (blocks, a tensor [N T]). Empty ones are skipped,
+    those beyond `length` tokens cut to it; both are counted. length: None, or more than the context, means the context.
+    coefficient: one of COEFFICIENTS. attention: also the entropy of attention, by eager attention during this call.
+    marks: numbers of instances after which to keep the usage so far. progress: called with instances done and their
+    total, None where unknown.
+
+    padding="include" is the authors' code instead of eq. 2: every instance is padded with `pad_id` to `length` (2,048 there),
+    the model is not told, and all positions count; usage is then their sum, as released, whose scale the entropy ignores.
+
+    Refused: no instance with a token, ids outside the vocabulary, "relu-gate" where the family has no gate.
+    """
+    memories = Memories(model)
+    longest = context(model)
+    _check(
+        memories, batch_size=batch_size, pad_id=pad_id, coefficient=coefficient, padding=padding, length=length, side=side
+    )
+    if longest is not None:
+        length = longest if length is None else min(length, longest)
+    if pad_id is None:
+        pad_id = getattr(model.config, "pad_token_id", None)
+    if padding == "include" and (length is None or pad_id is None):
+        missing = "length" if length is None else "pad_id"
+        raise BadInput(f"padding='include' counts the padding, so it needs {missing}; the model's configuration has none; give it.")
+    reader = Reader(instances, vocabulary=vocabulary(model), length=length)
+    padder = Padder(model, causal=_causal(memories), pad_id=pad_id, padding=padding, side=side, length=length)
+    sums = Sums(memories, coefficient, attention=attention, next_token=next_token and has_head(model))
+    pad = padding == "include" or model.get_input_embeddings().weight.dtype != torch.float64
+    scale = length if padding == "include" else 1
+    done, snapshots = 0, {}
+    with _measured(model, attention):
+        for window in windows(reader, batch_size, marks, pad=pad):
+            for rows in window:
+                sums.add(padder(rows))
+                done += len(rows)
+                if progress is not None:
+                    progress(done, reader.total)
+            if done in marks:
+                snapshots[done] = sums.usage(done) * scale
+    if not done:
+        raise BadInput(f"the text needs at least one instance with a token; got {reader.skipped} empty ones; give other text.")
+
+    usage = sums.usage(done) * scale
+    layers = layer_entropy(usage)
+    heads = sums.attention(done)
+    return Measurement(
+        usage=usage,
+        layers=layers,
+        entropy=float(layers.sum()),
+        bound=memories.layers * math.log(memories.count),
+        effective_share=float(effective_share(layers, memories.count)),
+        next_token_entropy=sums.next_token(done),
+        attention=heads,
+        attention_entropy=None if heads is None else float(heads.mean(-1).sum()),
+        tokens=reader.tokens,
+        instances=done,
+        skipped=reader.skipped,
+        cut=reader.cut,
+        length=length,
+        coefficient=coefficient,
+        padding=padding,
+        snapshots=snapshots,
+    )
+
+
+@contextmanager
+def _measured(model: nn.Module, attention: bool) -> Iterator[None]:
+    """Evaluation mode, no gradients, eager attention where its weights are wanted; afterwards every module as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            if attention:
+                with eager(model):
+                    yield
+            else:
+                yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _causal(memories: Memories) -> bool:
+    """Whether no token sees a later one; False where it cannot be told, which costs a mask and no more."""
+    if memories.layout.attention is None:
+        return False
+    paths: Iterable[str] = map(memories.attention_path, range(memories.layers))
+    return all(
+        any(getattr(module, "is_causal", False) for module in trace.module(memories.model, path).modules()) for path in paths
+    )
+
+
+def _check(
+    memories: Memories, *, batch_size: int, pad_id: int | None, coefficient: str, padding: str, length: int | None, side: str
+) -> None:
+    for name, value, known in (
+        ("coefficient", coefficient, COEFFICIENTS),
+        ("padding", padding, PADDINGS),
+        ("side", side, SIDES),
+    ):
+        if value not in known:
+            raise BadInput(f"{name} must be one of {', '.join(known)}; got {value!r}; choose one of these.")
+    for name, number in (("batch_size", batch_size), ("length", length)):
+        if number is not None and number < 1:
+            raise BadInput(f"{name} must be at least 1; got {number}; give a positive number.")
+    if coefficient == "relu-gate" and not memories.gated:
+        raise BadInput(
+            f"coefficient 'relu-gate' needs a gated feed-forward layer; got {memories.family!r}, which has none; "
+            "choose abs or relu."
+        )
+    size = vocabulary(memories.model)
+    if pad_id is not None and not 0 <= pad_id < size:
+        raise BadInput(f"pad_id must be in 0..{size - 1}, the model's vocabulary; got {pad_id}; use a token of the model.")

@@ -1,0 +1,17 @@
+"""Every table and figure of the book as a plain function: the one place where methods meet sizes and numbers of papers."""
+
+from types import ModuleType
+
+from kemem.runs import Store
+from kemem.studies import decay, memories, pretraining
+from kemem.studies.lab import Result
+
+CHAPTERS: dict[str, ModuleType] = {module.CHAPTER: module for module in (memories, pretraining, decay)}
+
+
+def results(store: Store, scale: str) -> dict[str, Result]:
+    """Every number that prose may quote, by name, from the rows of a scale; nothing is computed."""
+    found: dict[str, Result] = {}
+    for module in CHAPTERS.values():
+        found |= module.results(store, scale)
+    return found

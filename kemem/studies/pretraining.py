@@ -1,0 +1,341 @@
+"""Chapter 02: a small model trained on text of two kinds, watched at stages along its schedule.
+
+One row: the training history, and at each stage the held-out loss of every part of the corpus, how many facts of the
+world the model ranks first among candidates, by kind of fact, and what it writes when it is asked to go on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kemem import corpora, evaluation, models
+from kemem.corpora import specs
+from kemem.errors import BadInput
+from kemem.runs import Row, Store, digest
+from kemem.studies.lab import Lab, Result
+from kemem.studies.setup import Setup, blocks, read, tokenizer, train
+
+STUDY, TEXTS = "pretraining", "texts"
+VERSION = 1
+CHAPTER = "02_pretraining"
+STUDIES = {STUDY: VERSION, TEXTS: VERSION}
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The model of chapter 02. `stages` are shares of the schedule at which it is looked at and kept."""
+
+    setup: Setup
+    stages: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
+    held_out: int = 40_000
+    """Tokens of each part of the corpus on which the held-out loss is measured."""
+    facts: int = 240
+    """Facts of the world that are asked for at each stage."""
+    prompts: tuple[str, ...] = ("Return the",)
+    """What the model goes on from, besides the name of a person of its world."""
+    written: int = 24
+    """Tokens written after each prompt."""
+    seed: int = 0
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return self.setup.at(self.stages)
+
+
+LAPTOP = Setup(
+    corpus="world:people=100,documents=24000+docstrings:limit=2500", vocabulary=2048,
+    layers=4, width=96, memories=384, heads=4, length=96, rows=16, steps=4000,
+    learning_rate=4e-3, weight_decay=0.6,
+)  # fmt: skip
+NOVELS = "files:$KEMEM_DATA/pretrain/novels_100_english.jsonl.gz+files:$KEMEM_DATA/pretrain/novels_eltec_eng.jsonl.gz"
+SCALES: dict[str, Pretraining] = {
+    # float64, so that rounded outputs are the same on every processor
+    "smoke": Pretraining(
+        LAPTOP.with_(
+            corpus="world:people=40,documents=400+docstrings:networkx,limit=120", vocabulary=512, layers=2, width=24,
+            memories=40, heads=2, length=48, rows=8, steps=60, dtype="float64",
+        ),
+        stages=(0.0, 0.2, 0.5, 0.75, 1.0), held_out=2000, facts=24, written=8,
+    ),
+    "laptop": Pretraining(LAPTOP),
+    "gpu": Pretraining(
+        Setup(
+            corpus=NOVELS + "+world:people=2000,documents=200000", vocabulary=16384, layers=12, width=512, memories=2048,
+            heads=8, length=512, rows=128, steps=4000, learning_rate=1e-3, weight_decay=0.1, precision="bfloat16",
+            compile=True,
+        ),
+        held_out=400_000, facts=1000,
+    ),
+    "paper": Pretraining(
+        Setup(
+            corpus="hub:allenai/dolma:limit=2048", vocabulary=50280, tokenizer="allenai/OLMo-1B-hf", layers=16, width=2048,
+            memories=8192, heads=16, length=2048, rows=2048, steps=738_020, learning_rate=4e-4, weight_decay=0.1,
+            precision="bfloat16", compile=True, warmup_share=0.0027,
+        ),
+    ),
+}  # fmt: skip
+
+
+def settings(
+    scale: str, *, seed: int = 0, corpus: str | None = None, dtype: str | None = None
+) -> Pretraining:
+    """The scale's settings with the reader's own seed, corpus and number type; None: the scale's own."""
+    base = SCALES[scale]
+    given = {"corpus": corpus, "dtype": dtype}
+    return replace(
+        base,
+        setup=base.setup.with_(seed=seed, **{k: v for k, v in given.items() if v is not None}),
+        seed=seed,
+    )
+
+
+def run(lab: Lab, s: Pretraining) -> Row:
+    """Train (or go on, or read) the model of these settings; checkpoints are kept beside the run store."""
+
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        watch = Watch(lab, s)
+        _, history, found = train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=watch.stage)
+        provenance.update(found)
+        if history.steps:
+            provenance["training_seconds"] = round(history.steps[-1]["seconds"], 1)
+        return {
+            "history": history.steps, "stages": history.checkpoints, "tokens": s.setup.tokens,
+            "parameters": found["parameters"], "vocabulary": found["vocabulary"],
+            "time_constants": s.setup.recipe().time_constants, "asked": watch.asked,
+        }  # fmt: skip
+
+    return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One short training text of each part of a corpus, for the page."""
+
+    corpus: str
+    longest: int = 420
+    seed: int = 0
+
+
+def texts(lab: Lab, s: Pretraining) -> Row:
+    """A sample of what the model reads, and how much of it there is."""
+    asked = Texts(s.setup.corpus)
+
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        samples, documents, characters = {}, {}, {}
+        for name, spec in sources(asked.corpus).items():
+            text = read(spec)
+            chosen = min(
+                (t for t in text.part("train") if len(t) <= asked.longest), key=_draw, default=text.texts[0]
+            )
+            samples[name] = chosen[: asked.longest]
+            documents[name], characters[name] = len(text), text.characters
+            provenance.setdefault("corpus", {})[spec] = {"digest": text.digest, "versions": text.versions}
+        return {"samples": samples, "documents": documents, "characters": characters}
+
+    return lab.store.row(TEXTS, VERSION, asked, compute)
+
+
+class Watch:
+    """What is looked at in a model at each stage; texts, questions and prompts are fixed before training."""
+
+    def __init__(self, lab: Lab, s: Pretraining) -> None:
+        self.settings = s
+        self.tokenizer = tokenizer(lab, s.setup)
+        self.held_out = {
+            name: blocks(lab, s.setup, spec, "test", limit=s.held_out)
+            for name, spec in sources(s.setup.corpus).items()
+        }
+        self.facts = questions(s.setup.corpus, s.facts)
+        people = [q.subject for asked in self.facts.values() for q in asked if q.relation == "born_in"]
+        self.prompts = (*s.prompts, *people[:1])
+        self.asked = {kind: len(asked) for kind, asked in self.facts.items()}
+
+    def stage(self, model: nn.Module, step: int) -> dict[str, Any]:
+        s = self.settings
+        return {
+            "tokens": step * s.setup.rows * s.setup.length,
+            "loss": {name: evaluation.loss(model, text) for name, text in self.held_out.items()},
+            "known": {kind: self.known(model, asked) for kind, asked in self.facts.items()},
+            "written": [
+                evaluation.sample(model, self.tokenizer, prompt, tokens=s.written) for prompt in self.prompts
+            ],
+        }
+
+    def known(self, model: nn.Module, asked: list[Question]) -> float:
+        """Share of questions whose true answer the model finds likelier, a token, than every other candidate."""
+        found = evaluation.cloze(
+            model, self.tokenizer, [q.prompt for q in asked], [q.candidates for q in asked],
+            [q.candidates.index(q.answer) for q in asked], start=[self.tokenizer.eos_token_id],
+        )  # fmt: skip
+        return found.accuracy
+
+
+def sources(spec: str) -> dict[str, str]:
+    """The parts of a corpus by a short name: `world`, `docstrings`, `novels_100_english`, ..."""
+    named: dict[str, str] = {}
+    for part in specs(spec):
+        whole = f"{part.scheme}:{part.rest}" if part.rest else part.scheme
+        name = (
+            part.scheme
+            if part.scheme in ("world", "docstrings")
+            else Path(part.rest.partition(":")[0]).name.partition(".")[0]
+        )
+        named[name if name not in named else f"{name} {len(named)}"] = whole
+    return named
+
+
+@dataclass(frozen=True)
+class Question:
+    """A fact with one object, its first cloze prompt, and every object of that type."""
+
+    subject: str
+    relation: str
+    prompt: str
+    answer: str
+    candidates: tuple[str, ...]
+
+
+def questions(spec: str, count: int, *, most: int = 24) -> dict[str, list[Question]]:
+    """Questions on reported facts of the corpus's world, by kind of fact. Empty where the corpus holds no world.
+
+    About `count` in all, spread evenly over the kinds and drawn by hash; at most `most` candidates each, likewise.
+    """
+    world = next((corpora.world(part)[0] for part in specs(spec) if part.scheme == "world"), None)
+    if world is None:
+        return {}
+    kinds: dict[str, list[Any]] = defaultdict(list)
+    for fact in world.facts("trained", part="reported"):
+        if len(fact.objects) == 1:
+            kinds[fact.kind].append(fact)
+    share = max(1, count // len(kinds))
+    found: dict[str, list[Question]] = {}
+    for kind, facts in sorted(kinds.items()):
+        for fact in sorted(facts, key=lambda f: _draw(f.subject, f.relation))[:share]:
+            answer = fact.objects[0]
+            others = sorted(
+                (c for c in world.candidates(fact) if c != answer), key=lambda c: _draw(fact.subject, c)
+            )
+            question = Question(
+                fact.subject, fact.relation, fact.prompt(0), answer, (answer, *others[: most - 1])
+            )
+            found.setdefault(kind, []).append(question)
+    return found
+
+
+def _draw(*words: str) -> bytes:
+    return sha256(" ".join(words).encode()).digest()
+
+
+# ---------------------------------------------------------------------- checkpoints
+def folder(lab: Lab, s: Pretraining) -> Path:
+    return lab.store.folder(STUDY, VERSION, s)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A stage of the model on disk. `shipped` ones came with the book, in half precision."""
+
+    path: Path
+    step: int
+    shipped: bool
+
+
+def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
+    """A stage of the model: computed here if it was, else shipped with the book, else trained now."""
+    if step not in s.steps:
+        raise BadInput(f"this model was kept at the steps {', '.join(map(str, s.steps))}; got {step}.")
+    path = folder(lab, s) / f"step{step}"
+    if not (path / "config.json").is_file() and not lab.retrain:
+        found = _shipped(lab, s, step)
+        if found is not None:
+            return found
+    if not (path / "config.json").is_file():
+        train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=Watch(lab, s).stage)
+    return Checkpoint(path, step, shipped=False)
+
+
+def load(
+    lab: Lab, s: Pretraining, step: int, *, dtype: str | None = None
+) -> tuple[nn.Module, Any, Checkpoint]:
+    """A stage of the model, its tokenizer, and where they came from."""
+    found = checkpoint(lab, s, step)
+    model, tok = models.load(str(found.path), device=lab.device, dtype=dtype or s.setup.dtype)
+    return model, tok, found
+
+
+def _shipped(lab: Lab, s: Pretraining, step: int) -> Checkpoint | None:
+    for recipe in sorted(lab.shipped.glob("*/recipe.json")):
+        document = json.loads(recipe.read_text(encoding="utf-8"))
+        path = recipe.parent / f"step{step}"
+        if document["digest"] != digest(STUDY, VERSION, s) or str(step) not in document["sha256"]:
+            continue
+        weights = path / "model.safetensors"
+        if not weights.is_file() or sha256(weights.read_bytes()).hexdigest() != document["sha256"][str(step)]:
+            raise BadInput(
+                f"the shipped checkpoint {path} is not what its recipe says (checksum); check it out again."
+            )
+        return Checkpoint(path, step, shipped=True)
+    return None
+
+
+def ship(lab: Lab, s: Pretraining, name: str) -> Path:
+    """Write the stages of a finished run, in half precision, with recipe and checksums, among the records."""
+    import torch
+
+    target = lab.shipped / name
+    if target.exists():
+        shutil.rmtree(target)
+    sums = {}
+    for step in s.steps:
+        model, tok = models.load(str(folder(lab, s) / f"step{step}"), device="cpu", dtype="float32")
+        place = target / f"step{step}"
+        model.to(torch.float16).save_pretrained(place)
+        tok.save_pretrained(place)
+        sums[str(step)] = sha256((place / "model.safetensors").read_bytes()).hexdigest()
+    row = run(lab, s)
+    document = {
+        "digest": row.digest,
+        "study": STUDY,
+        "settings": row.settings,
+        "sha256": sums,
+        "provenance": row.provenance,
+    }
+    (target / "recipe.json").write_text(
+        json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
+    return target
+
+
+# ---------------------------------------------------------------------- numbers for prose
+def results(store: Store, scale: str) -> dict[str, Result]:
+    """Numbers of the scale's own model, by name; none where it was not trained."""
+    row = store.find(STUDY, VERSION, settings(scale))
+    if row is None:
+        return {}
+    first, last = row.values["stages"][0], row.values["stages"][-1]
+    numbers: dict[str, tuple[Any, str]] = {
+        "parameters": (row.values["parameters"], ""),
+        "tokens": (row.values["tokens"], "tokens"),
+        "vocabulary": (row.values["vocabulary"], ""),
+        "time_constants": (row.values["time_constants"], ""),
+        "passes": (row.provenance["passes"], ""),
+        "seconds": (row.provenance.get("training_seconds", row.provenance["seconds"]), "s"),
+    }
+    for name, loss in last["loss"].items():
+        numbers[f"loss.{name}"] = (loss, "nats/token")
+        numbers[f"first_loss.{name}"] = (first["loss"][name], "nats/token")
+    if last["known"]:
+        total = sum(row.values["asked"].values())
+        for name, stage in (("first", first), ("last", last)):
+            share = sum(stage["known"][k] * n for k, n in row.values["asked"].items()) / total
+            numbers[f"known.{name}"] = (100 * share, "%")
+    provenance = {"study": STUDY, "digest": row.digest, "origin": row.origin, **row.provenance}
+    return {f"pretraining.{k}": Result(v, unit, provenance) for k, (v, unit) in numbers.items()}

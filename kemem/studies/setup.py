@@ -1,0 +1,140 @@
+"""How the book makes a model: text, tokenizer, shape and schedule in one frozen record, and the way from it to weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from kemem import corpora, models, training
+from kemem.corpora import Blocks, Corpus, corpus, pack, train_tokenizer
+from kemem.studies.lab import Lab
+
+TOKENIZER_CHARACTERS = (
+    6_000_000  # more text changes a vocabulary of a few thousand by little, and takes longer
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model and its training, as numbers. Time is steps of rows x length tokens; shares are of the steps."""
+
+    corpus: str
+    vocabulary: int
+    layers: int
+    width: int
+    memories: int
+    heads: int
+    length: int
+    steps: int
+    rows: int
+    learning_rate: float
+    weight_decay: float
+    family: str = "olmo"
+    tokenizer: str = ""
+    """Empty: trained on the corpus. Else a file, folder or hub name."""
+    warmup_share: float = 0.05
+    final_share: float = 0.1
+    schedule: str = "cosine"
+    accumulation: int = 1
+    precision: str = "float32"
+    dtype: str = "float32"
+    compile: bool = False
+    seed: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the whole run reads."""
+        return self.steps * self.rows * self.length
+
+    def shape(self, vocabulary: int) -> models.Shape:
+        return models.Shape(
+            family=self.family, layers=self.layers, width=self.width, memories=self.memories, heads=self.heads,
+            context=self.length, vocab=vocabulary,
+        )  # fmt: skip
+
+    def recipe(self, checkpoints: tuple[int, ...] = ()) -> training.Recipe:
+        return training.Recipe(
+            steps=self.steps, batch_size=self.rows, accumulation=self.accumulation, learning_rate=self.learning_rate,
+            warmup_steps=round(self.warmup_share * self.steps), final_share=self.final_share, schedule=self.schedule,
+            weight_decay=self.weight_decay, seed=self.seed, precision=self.precision, compile=self.compile,
+            checkpoints=checkpoints, save_every=max(1, self.steps // 10),
+        )  # fmt: skip
+
+    def at(self, shares: tuple[float, ...]) -> tuple[int, ...]:
+        """Steps at these shares of the schedule, without repeats."""
+        return tuple(sorted({round(share * self.steps) for share in shares}))
+
+    def with_(self, **changes: Any) -> Setup:
+        return replace(self, **changes)
+
+
+@lru_cache(maxsize=8)
+def read(spec: str) -> Corpus:
+    """A corpus, read once a process: chapters ask for the same one several times."""
+    return corpus(spec)
+
+
+def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
+    """The setup's tokenizer: loaded by name, or trained on the training part of its corpus and kept beside the runs."""
+    if setup.tokenizer:
+        return corpora.load_tokenizer(setup.tokenizer)
+    text = read(setup.corpus)
+    name = sha256(json.dumps([text.digest, setup.vocabulary, TOKENIZER_CHARACTERS]).encode()).hexdigest()[:16]
+    folder = lab.store.live / "work" / "tokenizers" / name
+    if not (folder / "tokenizer.json").is_file():
+        train_tokenizer(_some(text.part("train")), setup.vocabulary).save_pretrained(folder)
+    return corpora.load_tokenizer(str(folder))
+
+
+def _some(texts: list[str]) -> list[str]:
+    """Texts spread evenly over the corpus, together at most TOKENIZER_CHARACTERS long."""
+    share = max(1, -(-sum(map(len, texts)) // TOKENIZER_CHARACTERS))
+    return texts[::share]
+
+
+@lru_cache(maxsize=4)
+def _packed(spec: str, part: str, folder: str, length: int, limit: int | None) -> Blocks:
+    return pack(read(spec).part(part), corpora.load_tokenizer(folder), length, limit_tokens=limit)
+
+
+def blocks(lab: Lab, setup: Setup, spec: str, part: str, *, limit: int | None = None) -> Blocks:
+    """A part of a corpus in the setup's tokens and block length; `limit` in tokens."""
+    name = getattr(tokenizer(lab, setup), "name_or_path", "") or setup.tokenizer
+    return _packed(spec, part, name, setup.length, limit)
+
+
+def train(
+    lab: Lab,
+    setup: Setup,
+    folder: Path | None,
+    *,
+    keep: tuple[int, ...] = (),
+    at_checkpoint: Callable[[nn.Module, int], dict[str, Any] | None] | None = None,
+) -> tuple[nn.Module, training.History, dict[str, Any]]:
+    """Train the setup's model from nothing (or from where a killed run stopped); weights, history and provenance."""
+    tok = tokenizer(lab, setup)
+    data = blocks(lab, setup, setup.corpus, "train")
+    place = models.named_device(lab.device)
+    model = models.build(setup.shape(len(tok)), tok, seed=setup.seed).to(
+        place, models.named_dtype(setup.dtype)
+    )
+    history = training.train(
+        model, training.Domain(setup.corpus, data), setup.recipe(keep), out=folder, tokenizer=tok,
+        at_checkpoint=at_checkpoint, progress=lab.progress,
+    )  # fmt: skip
+    text = read(setup.corpus)
+    provenance = {
+        "corpus": {"spec": setup.corpus, "digest": text.digest, "versions": text.versions},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "vocabulary": len(tok),
+        "passes": round(setup.tokens / data.tokens, 3),
+    }
+    return model, history, provenance

@@ -1,0 +1,62 @@
+"""The moments at which a way of learning may differ from plain training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import Tensor, nn
+
+from kemem.objective import Batch
+from kemem.training.recipe import Domain, Rows
+
+
+class Method:
+    """Plain (continual) pre-training; other methods override the moments they need.
+
+    In the order they come, for each domain: `before`, `batches`; for each step `loss` (once a micro-batch),
+    `gradients`, `updated`; at checkpoints and in evaluation `at`; `after`.
+    """
+
+    def before(self, model: nn.Module, domain: Domain) -> None:
+        """Once a domain, before the optimizer is built: importance, buffers, parameters added or frozen."""
+
+    def batches(self, domains: Sequence[Domain]) -> Rows:
+        """Which data to train on; `domains` are those seen so far, the present one last."""
+        return domains[-1].blocks
+
+    def loss(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
+        """Once a micro-batch: penalties, replay, contrast. May run further passes of the model.
+
+        `loss` is the mean over the micro-batch's target tokens. What is returned is weighted by the
+        micro-batch's share of the step's target tokens, so a penalty added here counts once a step, however
+        the step is cut.
+        """
+        return loss
+
+    def gradients(self, model: nn.Module) -> None:
+        """Once a step: all micro-batches and processes are summed in `.grad`, nothing is clipped yet."""
+
+    def updated(self, model: nn.Module, previous: dict[str, Tensor]) -> None:
+        """Once a step, after the optimizer: masks of the update, clamps.
+
+        previous: the value before the step of every parameter that has a gradient; only kept when overridden.
+        """
+
+    def after(self, model: nn.Module, domain: Domain) -> None:
+        """Once a domain, at its end: Fisher, memory of examples."""
+
+    def at(self, model: nn.Module, domain: Domain) -> AbstractContextManager[object]:
+        """The model as it is to be used on a domain: its mask, its adapter, its prompt."""
+        return nullcontext()
+
+    def state(self) -> dict[str, Tensor]:
+        """What changed in the method since `before` and must survive a kill; the model is kept anyway."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state` gave, when a run is resumed in the middle of a domain; `before` has run."""
+
+
+def overrides(method: Method, moment: str) -> bool:
+    return getattr(type(method), moment) is not getattr(Method, moment) or moment in vars(method)
