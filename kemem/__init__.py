@@ -1,33 +1,54 @@
 """How language models store, lose and rewrite knowledge: the package under the book.
 
-One tensor carries all of it: the input of a block's last feed-forward projection, called memory coefficient (Kim et al.
-2024), key (Meng et al. 2023) or unit (Ke et al. 2023). `Memories(model)` shows it in any model; the rest is arithmetic.
+One tensor carries all of it: the input of a block's last feed-forward projection, called memory coefficient
+(Kim et al. 2024), key (Meng et al. 2023) or unit (Ke et al. 2023). `Memories(model)` shows it in any model; the
+rest is arithmetic.
 
 Letters in shapes: B batch, T token, L layer, D model width, M memories per layer, H heads, d width of a head,
 V vocabulary, N instances or facts.
 """
 
-from kemem import entropy
-from kemem.corpora import corpus
-from kemem.errors import BadInput
-from kemem.memory import LAYOUTS, Layout, Memories
-from kemem.models import Shape, build, load
-from kemem.training import Domain, History, Method, Recipe, train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kemem.corpora import corpus
+    from kemem.errors import BadInput
+    from kemem.families import LAYOUTS, Layout
+    from kemem.memory import Memories
+    from kemem.models import Shape, build, load
+    from kemem.training import Domain, History, Method, Recipe, train
 
 __version__ = "0.1.0"
-__all__ = [
-    "LAYOUTS",
-    "BadInput",
-    "Domain",
-    "History",
-    "Layout",
-    "Memories",
-    "Method",
-    "Recipe",
-    "Shape",
-    "build",
-    "corpus",
-    "entropy",
-    "load",
-    "train",
-]
+_HOME = {
+    "LAYOUTS": "kemem.families",
+    "BadInput": "kemem.errors",
+    "Domain": "kemem.training",
+    "History": "kemem.training",
+    "Layout": "kemem.families",
+    "Memories": "kemem.memory",
+    "Method": "kemem.training",
+    "Recipe": "kemem.training",
+    "Shape": "kemem.models",
+    "build": "kemem.models",
+    "corpus": "kemem.corpora",
+    "load": "kemem.models",
+    "train": "kemem.training",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are fetched when they are first asked for: importing torch takes seconds, `kemem --help` should not."""
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -18,6 +18,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import Any
 
 import torch
@@ -30,13 +31,17 @@ EXACT = 1e-5  # of the largest entry: float32 is at 1e-6 there, bfloat16 at 3e-3
 
 
 def fast(device: torch.device) -> AbstractContextManager[object]:
-    """Both while a `with` block lasts (memory: from then on); nothing on devices where they bring nothing."""
+    """Both while a `with` block lasts (memory: from then on); nothing on devices where they bring nothing.
+
+    Around a forward pass is enough: the derivatives of a product go the way it went. May be entered again.
+    """
     if device.type != "cpu":
         return nullcontext()
     keep_memory()
     return Products() if products() else nullcontext()
 
 
+@cache
 def products() -> bool:
     """Whether oneDNN can be asked for float32 products on this processor and gives them in float32."""
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
@@ -62,7 +67,7 @@ class Products(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function is F.linear and not kwargs and _ours(args[0]) and _ours(args[1]):
+        if function is F.linear and not kwargs and _ours(args[0]) and _ours(args[1]) and args[1].ndim == 2:
             x, weight, *bias = args
             out = _Product.apply(x.reshape(-1, x.shape[-1]), weight.t(), *bias)
             return out.view(*x.shape[:-1], weight.shape[0])

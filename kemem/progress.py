@@ -50,13 +50,15 @@ class Progress:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps the progress bars of `transformers` off the terminal while it reads or writes weights."""
+    """Keeps bars and reports of `transformers` off the terminal while it reads or writes weights."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
-        if shown:
+        logging.set_verbosity(level)
+        if bars:
             logging.enable_progress_bar()

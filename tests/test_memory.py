@@ -85,7 +85,7 @@ def inside_attention(
 
 
 def heads_seen(model: nn.Module, layer: int) -> dict[str, Tensor]:
-    """Query, key, value and output [H B T d] of the heads of a layer over IDS; fewer heads of key and value."""
+    """Query, key, value and output [H B T d] of a layer's heads over IDS; fewer heads of key and value."""
     seen: dict[str, Tensor] = {}
 
     def keep(parts: dict[str, Tensor]) -> Tensor:
@@ -474,7 +474,7 @@ def test_head_biases_are_listed_where_there_are_any(family):
 
 
 def test_attention_weights(family):
-    """callback(l, A): rows are distributions, causal where the model is, and mix values into what heads give."""
+    """callback(l, A): rows are distributions, causal where the model is, and mix the values."""
     model = eager(family)
     memories = Memories(model)
     seen: dict[int, Tensor] = {}

@@ -45,7 +45,9 @@ def record(scale: Scale = "laptop") -> None:
 
 
 @app.command()
-def smoke(only: Annotated[list[str] | None, typer.Argument(help="chapter numbers; all by default")] = None) -> None:
+def smoke(
+    only: Annotated[list[str] | None, typer.Argument(help="chapter numbers; all by default")] = None,
+) -> None:
     """Write the smoke notebooks anew, from an empty store."""
     raise typer.Exit(steps.smoke(checkout(), only=only))
 

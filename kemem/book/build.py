@@ -21,10 +21,11 @@ from kemem.errors import BadInput
 PAGES = ("_config.yml", "_toc.yml", "references.bib", "CHANGELOG.md", "CITATION.cff", "pages", "static")
 EXECUTIONS = "executions.json"
 JUPYTER_BOOK = (sys.executable, "-c", "from jupyter_book.cli.main import main; main()")
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # sums in one order, also on machines with another number of cores
 CANARY = (
-    "myst-nb>=1.4", "myst-parser>=5", "sphinx-book-theme", "sphinx-external-toc", "sphinxcontrib-bibtex", "sphinx-design",
-    "sphinx-copybutton", "sphinx-togglebutton", "sphinx-thebe", "sphinx-comments", "sphinx-multitoc-numbering",
-    "sphinx-exercise", "sphinx-proof", "sphinxext-opengraph",
+    "myst-nb>=1.4", "myst-parser>=5", "sphinx-book-theme", "sphinx-external-toc", "sphinxcontrib-bibtex",
+    "sphinx-design", "sphinx-copybutton", "sphinx-togglebutton", "sphinx-thebe", "sphinx-comments",
+    "sphinx-multitoc-numbering", "sphinx-exercise", "sphinx-proof", "sphinxext-opengraph",
 )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def smoke(root: Path, *, only: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as empty:
         done = execute_all(
             sources, root / "tests" / "smoke", name="{number}", parameters={"scale": "smoke"},
-            environment={"KEMEM_STORE": empty},
+            environment={"KEMEM_STORE": empty, **ONE_THREAD},
         )  # fmt: skip
     return int(_failed(done))
 
@@ -101,7 +102,9 @@ def canary(root: Path) -> int:
         if subprocess.run(step).returncode:
             return 1
     (folder,) = newest.glob("lib/python*/site-packages")
-    (folder / "behind.pth").write_text("\n".join([*site.getsitepackages(), str(root)]) + "\n", encoding="utf-8")
+    (folder / "behind.pth").write_text(
+        "\n".join([*site.getsitepackages(), str(root)]) + "\n", encoding="utf-8"
+    )
     written = subprocess.run([*JUPYTER_BOOK, "config", "sphinx", str(stage)], stdout=subprocess.DEVNULL)
     if written.returncode:
         return written.returncode
@@ -126,7 +129,10 @@ def check(root: Path) -> int:
         for notebook in (source.with_suffix(".ipynb"), smoke_notebook(root, source)):
             stale += differences(source, notebook) if notebook.is_file() else [f"{notebook.name} is missing"]
     if stale:
-        print("\n".join([*stale, "run `make record` and `make smoke`, then look at what changed"]), file=sys.stderr)
+        print(
+            "\n".join([*stale, "run `make record` and `make smoke`, then look at what changed"]),
+            file=sys.stderr,
+        )
         return 1
     shown = validate([p.with_suffix(".ipynb") for p in chapters(root)], {"KEMEM_REPLAY": "1"})
     with tempfile.TemporaryDirectory() as empty:
@@ -139,17 +145,14 @@ def smoke_notebook(root: Path, source: Path) -> Path:
 
 
 def validate(notebooks: list[Path], environment: dict[str, str], *, processes: int = 2) -> int:
-    """nbval: execute notebooks and compare every output with the stored one. The exit status of pytest.
-
-    Two kernels share the cores; each gets its share of threads, as numbers must not depend on it anyway.
-    """
+    """nbval: execute notebooks and compare every output with the stored one. The exit status of pytest."""
     command = [
         sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout", "120", "-q", "-p", "no:cacheprovider",
         "-o", "addopts=", "-o", "norecursedirs=", "-n", str(min(processes, len(notebooks))), "--dist", "loadfile",
         *map(str, notebooks),
     ]  # fmt: skip
     clean = {k: v for k, v in os.environ.items() if k not in ("KEMEM_REPLAY", "KEMEM_RECORD", "KEMEM_TRAIN")}
-    return subprocess.run(command, env={**clean, **environment}).returncode
+    return subprocess.run(command, env={**clean, **ONE_THREAD, **environment}).returncode
 
 
 def _stage_committed(root: Path, folder: Path) -> Path:

@@ -109,5 +109,7 @@ def table(paper: str, root: Path | None = None) -> str:
     rows = []
     for entry in own:
         # an entry with a place that is not there is a fault that a test names; the page does not hide it
-        rows.append([f"{entry.name}{SOURCES[entry.source]}", entry.title, known.get(entry.where) or entry.why or "?"])
+        rows.append(
+            [f"{entry.name}{SOURCES[entry.source]}", entry.title, known.get(entry.where) or entry.why or "?"]
+        )
     return f"{shown} of {len(own)} parts are shown.\n\n" + markdown_table(["Part", "Title", "Where"], rows)

@@ -66,7 +66,7 @@ def _items(block: list[str]) -> list[str]:
             result.append(f"  {escape(line.strip())}")
         elif named := NAMED.match(line):
             names = ", ".join(f"``{name}``" for name in named.group(1).split(", "))
-            result.append(f"- {names}: {escape(line[named.end():])}")
+            result.append(f"- {names}: {escape(line[named.end() :])}")
         else:
             result.append(f"- {escape(line[2:])}")
     return result
@@ -76,5 +76,6 @@ def escape(line: str) -> str:
     """Backticks become literals; every other sign stands for itself."""
     pieces = re.split(r"(`+[^`]+`+)", line)
     return "".join(
-        f"``{piece.strip('` ')}``" if i % 2 else re.sub(r"([\\*|_`])", r"\\\1", piece) for i, piece in enumerate(pieces)
+        f"``{piece.strip('` ')}``" if i % 2 else re.sub(r"([\\*|_`])", r"\\\1", piece)
+        for i, piece in enumerate(pieces)
     )

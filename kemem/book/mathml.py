@@ -4,6 +4,7 @@ and can be read aloud. TeX that docutils cannot convert is a warning, which the 
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from docutils import nodes
@@ -13,14 +14,25 @@ from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
 from sphinx.writers.html5 import HTML5Translator
 
+FUNCTION = re.compile(
+    r"<mi>(ln|log|exp|min|max|sin|cos|tanh|det|sup|inf)</mi>\s*<mo>&ApplyFunction;</mo>(\s*)(<m\w+(?: [^>]*)?>\(?)"
+)
 logger = logging.getLogger(__name__)
 
 
 def convert(tex: str, *, block: bool = False) -> str:
     """MathML of an equation; lines of a block end in two backslashes and are aligned at ampersands."""
     mathml = latex2mathml.tex2mathml(tex.strip(), as_block=block)
+    mathml = FUNCTION.sub(_spaced, mathml)
     # where MathML cannot be read aloud, the TeX is
     return mathml.replace("<math ", f'<math alttext="{escape(" ".join(tex.split()))}" ', 1)
+
+
+def _spaced(match: re.Match[str]) -> str:
+    """A function's name as an operator, with the thin spaces that TeX sets around it, none before a bracket."""
+    name, gap, after = match.groups()
+    right = "0" if after.endswith(">(") else "0.167em"
+    return f'<mo form="prefix" lspace="0.167em" rspace="{right}" stretchy="false">{name}</mo>{gap}{after}'
 
 
 def _converted(node: nodes.Node, *, block: bool) -> str:

@@ -50,7 +50,9 @@ def declared(source: Path) -> dict[str, Parameter]:
             case ast.AnnAssign(target=ast.Name(id=name), value=value) if value is not None:
                 pass
             case _:
-                raise AssertionError(f"{source.name}: only `name = literal  # meaning` belongs in the parameters cell")
+                raise AssertionError(
+                    f"{source.name}: only `name = literal  # meaning` belongs in the parameters cell"
+                )
         meaning = comments.get(statement.end_lineno or 0, "")
         assert meaning, f"{source.name}: the parameter {name} needs a comment that says what it means"
         found[name] = Parameter(name, ast.literal_eval(value), meaning)
@@ -62,7 +64,9 @@ def check(known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str,
     unknown = sorted(set(given) - set(known))
     if unknown:
         names = ", ".join(unknown)
-        raise BadInput(f"the parameters of this chapter are {', '.join(known)}; got {names}; correct or drop it.")
+        raise BadInput(
+            f"the parameters of this chapter are {', '.join(known)}; got {names}; correct or drop it."
+        )
     values = {name: parameter.default for name, parameter in known.items()} | dict(given)
     for name, value in values.items():
         _check_type(known[name], value)

@@ -37,4 +37,6 @@ def chapter(root: Path, name: str) -> Path:
         stem = path.stem
         if name in (stem, stem.split("_")[0]):
             return path
-    raise BadInput(f"a chapter is a number or a file stem, one of {', '.join(p.stem for p in known)}; got {name!r}.")
+    raise BadInput(
+        f"a chapter is a number or a file stem, one of {', '.join(p.stem for p in known)}; got {name!r}."
+    )

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,11 +24,17 @@ from kemem.book.notebooks import convert, normalise, write
 from kemem.book.parameters import check, declared
 
 
-class Kernel(AsyncKernelManager):
-    """A kernel reached through files instead of TCP ports, where the system can: two starting at once cannot collide."""
+def kernel_reached_by_files(folder: str) -> type[AsyncKernelManager]:
+    """Kernels that talk through files in `folder` instead of TCP ports, where the system can: two that start at
+    once cannot take the same port, and nobody else can listen.
+    """
 
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(**({"transport": "ipc"} if os.name == "posix" else {}) | keywords)
+    class Kernel(AsyncKernelManager):
+        def __init__(self, **keywords: Any) -> None:
+            reach = {"transport": "ipc", "ip": str(Path(folder) / "k")} if os.name == "posix" else {}
+            super().__init__(**reach | keywords)
+
+    return Kernel
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,13 @@ class Execution:
 
 
 def execute(
-    source: Path, target: Path, *, parameters: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+    source: Path,
+    target: Path,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Execution:
-    """Run a chapter into `target`, normalised. A failed one is kept beside it as NAME.failed.ipynb, never as NAME.ipynb.
+    """Run a chapter into `target`, normalised. A failed one is kept as NAME.failed.ipynb, never as NAME.ipynb.
 
     Parameters are checked before a kernel starts. The kernel's folder is the target's: chapters find the checkout
     by themselves.
@@ -61,10 +72,15 @@ def execute(
     failed.unlink(missing_ok=True)
     start, error = time.perf_counter(), None
     try:
-        with _environment(environment or {}), _quiet(), peak_memory() as peak:
+        with (
+            tempfile.TemporaryDirectory(prefix="kemem-") as folder,
+            _environment(environment or {}),
+            _quiet(),
+            peak_memory() as peak,
+        ):
             notebook = papermill.execute_notebook(
                 str(plain), str(failed), parameters=given, kernel_name="python3", cwd=str(target.parent),
-                progress_bar=False, log_output=False, kernel_manager_class=Kernel,
+                progress_bar=False, log_output=False, kernel_manager_class=kernel_reached_by_files(folder),
             )  # fmt: skip
         write(normalise(notebook), target)
         failed.unlink()

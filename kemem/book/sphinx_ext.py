@@ -23,7 +23,6 @@ from kemem.book.docstrings import restructured
 from kemem.book.parameters import declared
 from kemem.book.places import chapter, chapters, checkout
 from kemem.book.session import open_store
-
 from kemem.studies.lab import Result
 
 
@@ -62,7 +61,13 @@ def show(result: Result, form: str) -> str:
 
 
 def result_role(
-    name: str, rawtext: str, text: str, lineno: int, inliner: Inliner, options: Any = None, content: Any = None
+    name: str,
+    rawtext: str,
+    text: str,
+    lineno: int,
+    inliner: Inliner,
+    options: Any = None,
+    content: Any = None,
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
     key, _, form = text.partition("|")
     known = _results()
@@ -73,9 +78,13 @@ def result_role(
     try:
         shown = show(known[key], form)
     except (ValueError, TypeError) as error:
-        message = inliner.reporter.error(f"the result {key!r} cannot be written as {form!r}: {error}.", line=lineno)
+        message = inliner.reporter.error(
+            f"the result {key!r} cannot be written as {form!r}: {error}.", line=lineno
+        )
         return [inliner.problematic(rawtext, rawtext, message)], [message]
-    return [nodes.abbreviation(rawtext, shown, explanation=provenance(known[key]), classes=["kemem-result"])], []
+    return [
+        nodes.abbreviation(rawtext, shown, explanation=provenance(known[key]), classes=["kemem-result"])
+    ], []
 
 
 class _Generated(SphinxDirective):
@@ -103,7 +112,9 @@ class Status(_Generated):
     def lines(self) -> list[str]:
         stage = os.environ.get("KEMEM_BOOK_STAGE")
         live = os.environ.get("KEMEM_REPLAY", "") in ("", "0")
-        return status.part(self.arguments[0], checkout(), Path(stage) if stage else None, live=live).splitlines()
+        return status.part(
+            self.arguments[0], checkout(), Path(stage) if stage else None, live=live
+        ).splitlines()
 
 
 class Parameters(_Generated):
@@ -115,7 +126,12 @@ class Parameters(_Generated):
         root = checkout()
         sources = [chapter(root, self.arguments[0])] if self.arguments else chapters(root)
         rows = [
-            [f"{{doc}}`/chapters/{source.stem}`" if i == 0 else "", f"`{p.name}`", f"`{p.default!r}`", p.meaning]
+            [
+                f"{{doc}}`/chapters/{source.stem}`" if i == 0 else "",
+                f"`{p.name}`",
+                f"`{p.default!r}`",
+                p.meaning,
+            ]
             for source in sources
             for i, p in enumerate(declared(source).values())
         ]

@@ -1,4 +1,4 @@
-"""The status page: for every chapter and scale when its rows were computed, from which commit, on what, for how long."""
+"""The status page: for every chapter and scale when its rows were computed, from what, on what, for how long."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def measured(root: Path, chapter: str) -> list[Execution]:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
 
 
 def _records(root: Path) -> str:
@@ -109,7 +111,9 @@ def studies() -> dict[str, tuple[str, int]]:
     return {
         name: (chapter, version)
         for chapter, module in CHAPTERS.items()
-        for name, version in getattr(module, "STUDIES", {getattr(module, "STUDY", ""): module.VERSION}).items()
+        for name, version in getattr(
+            module, "STUDIES", {getattr(module, "STUDY", ""): module.VERSION}
+        ).items()
     }
 
 
@@ -135,7 +139,13 @@ def _this_run(root: Path, executions: list[Execution]) -> str:
 
 def _measured(root: Path) -> str:
     rows = [
-        [_link(e.chapter), e.scale, duration(e.seconds), f"{e.peak_memory_mib} MiB", "yes" if e.passed else "no"]
+        [
+            _link(e.chapter),
+            e.scale,
+            duration(e.seconds),
+            f"{e.peak_memory_mib} MiB",
+            "yes" if e.passed else "no",
+        ]
         for source in chapters(root)
         for e in measured(root, source.stem)
     ]
@@ -152,7 +162,9 @@ def _versions(root: Path) -> str:
         for document in documents(root / "records" / scale):
             for name, version in document["provenance"]["versions"].items():
                 seen.setdefault(name, {})[version] = None
-    rows = [[name, ", ".join(sorted(found)) or "none", here.get(name, "none")] for name, found in seen.items()]
+    rows = [
+        [name, ", ".join(sorted(found)) or "none", here.get(name, "none")] for name, found in seen.items()
+    ]
     return table(["Library", "Recorded rows", "This page"], rows)
 
 

@@ -78,9 +78,12 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         except Exception as error:  # whatever the network or a proxy can raise
             reason = error
     try:
-        return AutoTokenizer.from_pretrained(
+        found = AutoTokenizer.from_pretrained(
             str(place) if folder else name, revision=commit or revision, local_files_only=commit is None
         )
+        if len(found) <= len(found.all_special_tokens):  # transformers 5.0 makes one up for an empty folder
+            raise ValueError("it has no vocabulary")
+        return found
     except Exception as error:  # as above, and whatever is wrong with the files
         reason = " ".join(str(reason or error).split())[:160] or type(error).__name__
         raise BadInput(

@@ -1,7 +1,7 @@
 """Models: the unmodified classes of `transformers`, built from a shape or read from the hub or a folder."""
 
 from kemem.models.places import DEVICES, DTYPES, named_device, named_dtype
-from kemem.models.reading import family, load
+from kemem.models.reading import family, load, revisions
 from kemem.models.shape import FAMILIES, MASKED, Shape, build
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "load",
     "named_device",
     "named_dtype",
+    "revisions",
 ]

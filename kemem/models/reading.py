@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -57,7 +58,7 @@ def load(
                 source.place, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **extra, **source.options,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise source.refusal(error) from error
     lacking = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", ())]))
     if lacking:
@@ -66,6 +67,16 @@ def load(
             f"of another shape, {lacking[0]} first; give a complete model."
         )
     return model.to(place).eval(), source.tokenizer()
+
+
+def revisions(name: str) -> tuple[str, ...]:
+    """The stages of a model in a local folder: its sub-folders that hold one, by the numbers in their names.
+
+    Of a folder that is itself a model, and of a hub name: "", the one that is read without naming any.
+    """
+    folder = Path(name).expanduser()
+    whole = not folder.is_dir() or (folder / "config.json").is_file()
+    return ("",) if whole else tuple(_stages(folder)) or ("",)
 
 
 def family(name: str, *, revision: str | None = None) -> str:
@@ -80,7 +91,7 @@ class _Source:
         self.name, self.revision = name, revision
         self.options: dict[str, Any] = {}
         folder = Path(name).expanduser()
-        self.local = folder.is_dir()
+        self.local = bool(name) and folder.is_dir()
         self.place = str(_inside(folder, revision)) if self.local else name
         if self.local:
             return
@@ -158,7 +169,7 @@ class _Source:
 
 def _inside(folder: Path, revision: str | None) -> Path:
     """The folder of a revision, checked to hold a model."""
-    stages = sorted((path.parent.name for path in folder.glob("*/config.json")), key=_by_number)
+    stages = _stages(folder)
     if revision is not None:
         if revision not in stages:
             known = f"choose one of {', '.join(stages)}" if stages else "it has none: leave the revision out"
@@ -170,6 +181,11 @@ def _inside(folder: Path, revision: str | None) -> Path:
         hint = f"give a revision: {', '.join(stages)}" if stages else "give one written by save_pretrained"
         raise BadInput(f"expected a folder with a model; got {folder} without a config.json; {hint}.")
     return folder
+
+
+def _stages(folder: Path) -> list[str]:
+    """Sub-folders that hold a model, in the order of the numbers in their names."""
+    return sorted((path.parent.name for path in folder.glob("*/config.json")), key=_by_number)
 
 
 def _by_number(name: str) -> tuple[int, str]:

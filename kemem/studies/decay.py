@@ -38,6 +38,8 @@ class Measured:
     revisions: tuple[str, ...]
     corpus: str
     part: str = "test"
+    unit: str = "text"
+    """What an instance is: a "text", or a "sentence" of one."""
     instances: int = 128
     length: int = 96
     coefficient: str = "abs"
@@ -59,7 +61,7 @@ def measured(lab: Lab, s: Measured, *, recorded: bool = False) -> Row:
         for i, revision in enumerate(s.revisions):
             model, tok, origin = _load(lab, s, revision)
             origins.add(origin)
-            chosen = instances(text.part(s.part), tok, s.length, limit=s.instances)
+            chosen = instances(_units(text.part(s.part), s.unit), tok, s.length, limit=s.instances)
             last = revision == s.revisions[-1]
             found = entropy.measure(
                 model, chosen.ids, batch_size=32, pad_id=_padding(tok), coefficient=s.coefficient, padding=s.padding,
@@ -91,6 +93,12 @@ def _load(lab: Lab, s: Measured, revision: str) -> tuple[nn.Module, Any, str]:
             f"measuring text needs the model's tokenizer; {s.model} has none; save it beside the weights."
         )
     return model, tok, "given"
+
+
+def _units(texts: list[str], unit: str) -> list[str]:
+    if unit == "text":
+        return texts
+    return [sentence for text in texts for sentence in re.split(r"(?<=[.!?])\s+", text) if sentence.strip()]
 
 
 def _padding(tok: Any) -> int:

@@ -53,7 +53,7 @@ class Pretraining:
 LAPTOP = Setup(
     corpus="world:people=100,documents=24000+docstrings:limit=2500", vocabulary=2048,
     layers=4, width=96, memories=384, heads=4, length=96, rows=16, steps=4000,
-    learning_rate=4e-3, weight_decay=0.6,
+    learning_rate=4e-3, weight_decay=1.8,
 )  # fmt: skip
 NOVELS = "files:$KEMEM_DATA/pretrain/novels_100_english.jsonl.gz+files:$KEMEM_DATA/pretrain/novels_eltec_eng.jsonl.gz"
 SCALES: dict[str, Pretraining] = {

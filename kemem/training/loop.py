@@ -71,8 +71,6 @@ def train(
             stack.enter_context(alone(out))
         shared.wait()
         stack.enter_context(_own_draws(shared.device))
-        if not recipe.compile:  # a compiled model brings its own kernels
-            stack.enter_context(arithmetic.fast(shared.device))
         stack.callback(model.train, model.training)
         model.to(shared.device)
         run = _Run(model, domain, recipe, method or Method(), objective, shared, out, tokenizer)
@@ -96,6 +94,7 @@ class _Run:
         self.model, self.domain, self.recipe, self.method = model, domain, recipe, method
         self.objective, self.shared, self.out, self.tokenizer = objective, shared, out, tokenizer
         self.forward = torch.compile(objective.__call__) if recipe.compile else objective
+        self.fast = nullcontext() if recipe.compile else arithmetic.fast(shared.device)
         self.history = History()
         self.done, self.tokens, self.seconds = 0, 0, 0.0
         self.losses: list[float] = []  # of the steps since the last row, summed over the processes
@@ -190,7 +189,7 @@ class _Run:
             if share == 0:
                 continue
             part = {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
-            with self.autocast():
+            with self.fast, self.autocast():
                 loss = self.forward(model, part)
                 whole = method.loss(model, part, loss)
             (whole * share).backward()
