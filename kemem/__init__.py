@@ -9,15 +9,7 @@ V vocabulary, N instances or facts.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from kemem.corpora import corpus
-    from kemem.errors import BadInput
-    from kemem.families import LAYOUTS, Layout
-    from kemem.memory import Memories
-    from kemem.models import Shape, build, load
-    from kemem.training import Domain, History, Method, Recipe, train
+from typing import Any
 
 __version__ = "0.1.0"
 _HOME = {
@@ -39,7 +31,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are fetched when they are first asked for: importing torch takes seconds, `kemem --help` should not."""
+    """Public names are fetched when first asked for: importing torch takes seconds, `kemem --help` should not."""
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     try:

@@ -31,7 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ class Store:
         return hashlib.sha256(_encode([study, settings])).hexdigest()[:16]
 
     def _read(self, folder: Path | None, study: str, version: int, settings: Any, origin: str) -> Row | None:
-        """The row of this version, or with `keep_stale` the newest older one; None where there is none, or a damaged one."""
+        """The row of this version, or with `keep_stale` the newest older one; None where none is whole."""
         if folder is None:
             return None
         name = self._name(study, settings)
@@ -204,8 +204,12 @@ class Store:
                 **provenance,
             }
             document = {
-                "study": study, "version": version, "settings": settings, "values": values, "provenance": canonical(provenance),
-            }  # fmt: skip
+                "study": study,
+                "version": version,
+                "settings": settings,
+                "values": values,
+                "provenance": canonical(provenance),
+            }
             _write(folder / study / f"{name}-v{version}.json", document)
         kind = "recorded" if self.mode == "record" else "live"
         return Row(study, version, settings, values, canonical(provenance), kind)
@@ -222,10 +226,10 @@ class Store:
             else []
         )
         state = f"only in an older version ({older[0].stem.rsplit('-', 1)[1]})" if older else "not"
+        scale = self.records.name if self.records else "laptop"
         return (
-            f"the row {digest(study, version, settings)} of study {study!r} (v{version}) is {state} among the records in "
-            f"{self.records.name if self.records else 'no folder'}; compute it with `make record SCALE="
-            f"{self.records.name if self.records else 'laptop'}`."
+            f"the row {digest(study, version, settings)} of study {study!r} (v{version}) is {state} among the records "
+            f"of scale {scale}; compute it with `make record SCALE={scale}`."
         )
 
 
@@ -302,13 +306,13 @@ def origin() -> dict[str, Any]:
     return {
         "commit": commit(),
         "versions": versions(),
-        "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
 
 
 @contextlib.contextmanager
 def measured(provenance: dict[str, Any], device: str = "cpu") -> Iterator[None]:
-    """Adds device, seconds and peak memory (MiB, of the device's memory on CUDA, else of the process) to `provenance`."""
+    """Adds device, seconds and peak memory (MiB: on CUDA of the device, else of the process) to `provenance`."""
     import torch
 
     cuda = device.startswith("cuda")

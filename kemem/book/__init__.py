@@ -2,7 +2,7 @@
 
 import warnings
 
-# said at the first import of transformers in a kernel without ipywidgets; it would stand in a page, with this machine's paths
+# Said at the first import of transformers in a kernel without ipywidgets; it would stand in a page.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 from kemem.book.session import open_chapter  # noqa: E402

@@ -18,6 +18,7 @@ from typing import Any
 import papermill
 import psutil
 from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from kemem.book.notebooks import convert, normalise, write
@@ -86,6 +87,8 @@ def execute(
         failed.unlink()
     except PapermillExecutionError as caught:
         error = f"cell {caught.cell_index}: {caught.ename}: {caught.evalue}"
+    except DeadKernelError:
+        error = "no cell of its own: the kernel died, most often for want of memory; run again, it goes on where it was"
     finally:
         plain.unlink(missing_ok=True)
     return Execution(source.stem, str(values["scale"]), round(time.perf_counter() - start, 1), peak(), error)

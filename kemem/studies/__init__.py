@@ -1,4 +1,4 @@
-"""Every table and figure of the book as a plain function: the one place where methods meet sizes and numbers of papers."""
+"""Every table and figure of the book as a plain function: here alone do methods meet sizes and numbers of papers."""
 
 from types import ModuleType
 

@@ -1,7 +1,7 @@
 """Chapter 03: knowledge entropy over training, and what drives it.
 
-Two kinds of rows. `measured`: the stages of chapter 02's model (or of any model, by its revisions) on one corpus with one
-reading of the coefficient. `arm`: a small model trained and measured on the way, one row a setting and seed.
+Two kinds of rows. `measured`: the stages of chapter 02's model (or of any model, by its revisions) on one corpus
+with one reading of the coefficient. `arm`: a small model trained and measured on the way, one row a setting and seed.
 """
 
 from __future__ import annotations
@@ -197,13 +197,13 @@ def subject(
     scale: str,
     *,
     seed: int = 0,
-    model: str | None = None,
+    model: Pretraining | str | None = None,
     corpus: str | None = None,
     instances: int | None = None,
     coefficient: str = "abs",
     dtype: str | None = None,
 ) -> Subject:
-    """Chapter 02's model at this scale, or the model named: a folder (its sub-folders are the stages) or a hub name."""
+    """Chapter 02's model at this scale, or another: its settings, a folder (sub-folders are stages) or a hub name."""
     sizes = SCALES[scale]
     common = {
         "sizes": sizes,
@@ -213,8 +213,8 @@ def subject(
     }
     if model is None and scale == "paper":
         model = OLMO
-    if model is None:
-        base = pretraining.settings(scale, seed=seed, dtype=dtype)
+    if model is None or isinstance(model, Pretraining):
+        base = model or pretraining.settings(scale, seed=seed, dtype=dtype)
         parts = pretraining.sources(base.setup.corpus)
         texts = {"mixture": base.setup.corpus, **parts} if len(parts) > 1 else parts
         if corpus is not None:

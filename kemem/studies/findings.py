@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scipy import stats
 
@@ -78,11 +79,7 @@ def decay_findings(base: Sequence[Row]) -> list[Finding]:
     """Claims 1 to 4 on the seeds of the base arm; 1 and 2 as the paper words them, from 20 % of the schedule on."""
     runs = [row.values["points"] for row in base]
     total = change([late(points, "entropy") for points in runs])
-    steps = [
-        b["entropy"] - a["entropy"]
-        for points in _after(base)
-        for a, b in zip(points, points[1:], strict=False)
-    ]
+    steps = [b["entropy"] - a["entropy"] for points in _after(base) for a, b in pairwise(points)]
     falling = sum(d < 0 for d in steps)
     by_layer = [change(list(deltas)) for deltas in zip(*(late_layers(p) for p in runs), strict=True)]
     most = [min(range(len(d)), key=d.__getitem__) for d in map(late_layers, runs)]

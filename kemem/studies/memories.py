@@ -125,7 +125,7 @@ def identity(model: nn.Module, ids: Tensor) -> list[float]:
 
 
 def carried(memories: Memories, fired: list[Tensor], ranks: tuple[int, ...]) -> dict[str, list[float]]:
-    """Share of the output that the k largest coefficients leave out: mean over tokens of |rest| / |output|, by layer."""
+    """Share of an output that its k largest coefficients leave out, by layer: mean of |rest| / |output| over tokens."""
     table: dict[str, list[float]] = {}
     for layer, c in enumerate(fired):
         values = memories.values(layer).cpu()
@@ -185,7 +185,7 @@ def lens(model: nn.Module, layer: int) -> Float[Tensor, "V M"]:
 def writes(
     model: nn.Module, tok: Any, layer: int, memory: int, c: Float[Tensor, "N T"], count: int
 ) -> list[str]:
-    """The tokens that a memory raises most where it fires most strongly (a negative coefficient turns its value round)."""
+    """The tokens that a memory raises most where it fires most (a negative coefficient turns its value round)."""
     row, place = strongest(c, 1)[0]
     scores = lens(model, layer)[:, memory] * torch.sign(c[row, place])
     return [_plain(tok.decode([int(i)])) for i in scores.topk(count).indices]

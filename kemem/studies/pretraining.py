@@ -68,33 +68,43 @@ SCALES: dict[str, Pretraining] = {
     "laptop": Pretraining(LAPTOP),
     "gpu": Pretraining(
         Setup(
-            corpus=NOVELS + "+world:people=2000,documents=200000", vocabulary=16384, layers=12, width=512, memories=2048,
-            heads=8, length=512, rows=128, steps=4000, learning_rate=1e-3, weight_decay=0.1, precision="bfloat16",
-            compile=True,
+            corpus=NOVELS + "+world:people=2000,documents=200000", vocabulary=16384,
+            layers=12, width=512, memories=2048, heads=8, length=512, rows=128, steps=4000,
+            learning_rate=1e-3, weight_decay=0.1, precision="bfloat16", compile=True,
         ),
         held_out=400_000, facts=1000,
     ),
     "paper": Pretraining(
         Setup(
-            corpus="hub:allenai/dolma:limit=2048", vocabulary=50280, tokenizer="allenai/OLMo-1B-hf", layers=16, width=2048,
-            memories=8192, heads=16, length=2048, rows=2048, steps=738_020, learning_rate=4e-4, weight_decay=0.1,
-            precision="bfloat16", compile=True, warmup_share=0.0027,
+            corpus="hub:allenai/dolma:limit=2048", vocabulary=50280, tokenizer="allenai/OLMo-1B-hf",
+            layers=16, width=2048, memories=8192, heads=16, length=2048, rows=2048, steps=738_020,
+            learning_rate=4e-4, weight_decay=0.1, precision="bfloat16", compile=True, warmup_share=0.0027,
         ),
     ),
 }  # fmt: skip
 
 
 def settings(
-    scale: str, *, seed: int = 0, corpus: str | None = None, dtype: str | None = None
+    scale: str,
+    *,
+    seed: int = 0,
+    corpus: str | None = None,
+    dtype: str | None = None,
+    family: str | None = None,
+    instances: int | None = None,
 ) -> Pretraining:
-    """The scale's settings with the reader's own seed, corpus and number type; None: the scale's own."""
+    """The scale's settings with what the reader chose instead; None: the scale's own.
+
+    family: the architecture that is trained, at the same sizes. instances: blocks of held-out text.
+    """
     base = SCALES[scale]
-    given = {"corpus": corpus, "dtype": dtype}
-    return replace(
-        base,
-        setup=base.setup.with_(seed=seed, **{k: v for k, v in given.items() if v is not None}),
-        seed=seed,
-    )
+    if family is not None and family not in models.FAMILIES:
+        known = ", ".join(sorted(models.FAMILIES))
+        raise BadInput(f"the model of this chapter is a family, one of {known}; got {family!r}.")
+    given = {"corpus": corpus, "dtype": dtype, "family": family}
+    setup = base.setup.with_(seed=seed, **{name: v for name, v in given.items() if v is not None})
+    held_out = base.held_out if instances is None else instances * setup.length
+    return replace(base, setup=setup, seed=seed, held_out=held_out)
 
 
 def run(lab: Lab, s: Pretraining) -> Row:

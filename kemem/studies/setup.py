@@ -1,4 +1,4 @@
-"""How the book makes a model: text, tokenizer, shape and schedule in one frozen record, and the way from it to weights."""
+"""How the book makes a model: text, tokenizer, shape and schedule in one record, and the way from it to weights."""
 
 from __future__ import annotations
 
