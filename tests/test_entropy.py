@@ -32,7 +32,9 @@ def test_scale_does_not_matter(values, scale):
     values = [value if value > 1e-100 else 0.0 for value in values]
     if max(values) == 0:
         values[0] = 1.0
-    torch.testing.assert_close(layer_entropy(usage(values) * scale), layer_entropy(usage(values)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        layer_entropy(usage(values) * scale), layer_entropy(usage(values)), rtol=0, atol=1e-12
+    )
 
 
 @fast
@@ -40,7 +42,9 @@ def test_scale_does_not_matter(values, scale):
 def test_order_of_the_memories_does_not_matter(values, random):
     shuffled = list(values)
     random.shuffle(shuffled)
-    torch.testing.assert_close(layer_entropy(usage(shuffled)), layer_entropy(usage(values)), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        layer_entropy(usage(shuffled)), layer_entropy(usage(values)), rtol=0, atol=1e-12
+    )
 
 
 @fast

@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import FAMILIES, GATED, MASKED, tiny
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
@@ -45,7 +46,10 @@ def seen_at(model, paths, ids, side="input") -> list[np.ndarray]:
 
     for path in paths:
         place = model.base_model.get_submodule(path)
-        hooks.append(place.register_forward_pre_hook(entering) if side == "input" else place.register_forward_hook(leaving))
+        if side == "input":
+            hooks.append(place.register_forward_pre_hook(entering))
+        else:
+            hooks.append(place.register_forward_hook(leaving))
     with torch.no_grad():
         model(input_ids=torch.as_tensor(ids))
     for hook in hooks:
@@ -95,8 +99,8 @@ def test_attention_entropy_is_that_of_the_weights_the_model_returns(family, tmp_
     per_instance = []
     for ids in texts():
         with torch.no_grad():
-            weights = shown(input_ids=torch.tensor([ids]), output_attentions=True).attentions  # L of [1 H T T]
-        p = torch.stack(weights)[:, 0].double().numpy()
+            weights = shown(input_ids=torch.tensor([ids]), output_attentions=True).attentions
+        p = torch.stack(weights)[:, 0].double().numpy()  # [L H T T]
         per_instance.append(-(p * np.log(np.where(p > 0, p, 1))).sum(-1).mean(-1))
     expected = np.mean(per_instance, axis=0)  # [L H]
     for side in SIDES:
@@ -206,9 +210,13 @@ def test_relu_of_the_gate(family):
     per_instance = []
     for ids in texts():
         gate, up = (seen_at(model, paths, [ids], "output") for paths in (gates, ups))
-        per_instance.append([np.abs(np.maximum(g[0], 0) * u[0]).mean(0) for g, u in zip(gate, up, strict=True)])
+        per_instance.append(
+            [np.abs(np.maximum(g[0], 0) * u[0]).mean(0) for g, u in zip(gate, up, strict=True)]
+        )
     found = measure(model, texts(), batch_size=3, coefficient="relu-gate")
-    np.testing.assert_allclose(found.layers, entropy_by_hand(np.mean(per_instance, axis=0)), rtol=0, atol=1e-10)
+    np.testing.assert_allclose(
+        found.layers, entropy_by_hand(np.mean(per_instance, axis=0)), rtol=0, atol=1e-10
+    )
     assert found.coefficient == "relu-gate"
 
 
@@ -317,7 +325,10 @@ def test_the_model_is_left_as_it_was(family, where):
     def stop(*_):
         raise Stop
 
-    place = {"in a block": model.base_model.get_submodule(LAST[family].format(1)), "in the head": model.get_output_embeddings()}
+    place = {
+        "in a block": model.base_model.get_submodule(LAST[family].format(1)),
+        "in the head": model.get_output_embeddings(),
+    }
     hook = place[where].register_forward_hook(stop) if where in place else None
     progress = stop if where == "after a batch" else None
     if where == "nowhere":
@@ -393,3 +404,12 @@ def test_a_wrong_id_is_said_before_any_forward_pass():
 def test_a_measurement_prints_in_one_line():
     shown = repr(measure(tiny("olmo"), texts()))
     assert "\n" not in shown and "2 x 20 memories" in shown and "63 tokens, 7 instances" in shown
+
+
+def test_a_model_whose_weights_are_elsewhere_is_measured_alike():
+    expected = measure(tiny("olmo"), texts(), attention=True)
+    offloaded = cpu_offload(tiny("olmo"), execution_device=torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    found = measure(offloaded, texts(), attention=True)
+    assert torch.equal(found.usage, expected.usage) and torch.equal(found.attention, expected.attention)
+    assert found.next_token_entropy == expected.next_token_entropy

@@ -215,12 +215,10 @@ def test_candidates_score_as_their_targets_do(model, tokenizer, batch_size, mean
 
 
 def test_candidates_of_one_token_and_a_start(olmo, tokenizer):
-    words = [word for word in ("a", "b", "c") if len(tokenizer(" " + word)["input_ids"]) == 1]
     found = evaluation.cloze(olmo, tokenizer, ["Ada was"], [["."]], [0], start=[tokenizer.eos_token_id])
     pairs = [("Ada was", ".")]
     expected = evaluation.target_log_probability(olmo, tokenizer, pairs, start=[tokenizer.eos_token_id])
     assert found.scores.item() == pytest.approx(expected.item(), abs=1e-9)
-    assert len(words) < 4
 
 
 def test_ties_count_against_the_right_answer(olmo, tokenizer):

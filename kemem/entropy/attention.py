@@ -20,7 +20,8 @@ def eager(model: PreTrainedModel) -> Iterator[None]:
         return
     try:
         model.set_attn_implementation("eager")
-        if model.config._attn_implementation != "eager":  # transformers only warns where a class cannot be switched
+        # transformers only warns where a class cannot be switched
+        if model.config._attn_implementation != "eager":
             raise BadInput(
                 f"attention entropy needs a model whose attention can be set to eager; got {type(model).__name__} with "
                 f"{before}; load it with attn_implementation='eager'."

@@ -74,14 +74,15 @@ class Reader:
             row = None
         if row is None or row.ndim != 1:
             raise BadInput(
-                f"each instance must be a list of token ids; got {str(ids)[:40]!r}; tokenise the text first, one list an instance."
+                f"each instance must be a list of token ids; got {str(ids)[:40]!r}; "
+                "tokenise the text first, one list an instance."
             )
         if len(row):
             low, high = (int(bound) for bound in row.aminmax())
             if low < 0 or high >= self.vocabulary:
                 raise BadInput(
-                    f"token ids must be in 0..{self.vocabulary - 1}, the model's vocabulary; got {low if low < 0 else high}; "
-                    "use the tokenizer that the model was trained with."
+                    f"token ids must be in 0..{self.vocabulary - 1}, the model's vocabulary; "
+                    f"got {low if low < 0 else high}; use the tokenizer that the model was trained with."
                 )
         return row
 
@@ -90,10 +91,9 @@ def windows(
     rows: Iterable[Tensor], batch_size: int, marks: Iterable[int] = (), *, pad: bool = True
 ) -> Iterator[list[list[Tensor]]]:
     """Rows read ahead, cut into batches of similar length (of one length if not pad). None straddles a mark."""
-    ends, seen, held = set(marks), 0, []
-    for row in rows:
+    ends, held = set(marks), []
+    for seen, row in enumerate(rows, start=1):
         held.append(row)
-        seen += 1
         if len(held) == WINDOW * batch_size or seen in ends:
             yield list(_batches(held, batch_size, pad))
             held = []
@@ -102,7 +102,8 @@ def windows(
 
 
 def _batches(rows: list[Tensor], batch_size: int, pad: bool) -> Iterator[list[Tensor]]:
-    rows = sorted(rows, key=len, reverse=True)  # the longest first: memory that suffices for it suffices for all
+    # The longest first: memory that suffices for it suffices for all.
+    rows = sorted(rows, key=len, reverse=True)
     for _, alike in groupby(rows, key=lambda row: pad or len(row)):
         together = list(alike)
         for start in range(0, len(together), batch_size):
@@ -113,11 +114,21 @@ class Padder:
     """Rows to a Batch, for one model. `mask`: only real tokens count; `include`: every position of `length` does."""
 
     def __init__(
-        self, model: nn.Module, *, causal: bool, pad_id: int | None, padding: str, side: str, length: int | None
+        self,
+        model: nn.Module,
+        *,
+        causal: bool,
+        pad_id: int | None,
+        padding: str,
+        side: str,
+        length: int | None,
     ) -> None:
         self.include, self.side, self.causal = padding == "include", side, causal
         self.length = length
-        self.device = model.get_input_embeddings().weight.device
+        home = model.get_input_embeddings().weight.device
+        self.device = (
+            torch.device("cpu") if home.type == "meta" else home
+        )  # meta: offloaded, fetched where used
         counted = counted_positions(model)
         self.own_positions = counted is not None
         if self.include:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from kemem.errors import BadInput
 
-# How much a memory works at one token, from its coefficient c = silu(gate) * up (gated) or c = activation(up).
-# "abs" is what the paper and its code use. Of its ReLU variant (A.2) prose and formula differ: "relu" is the prose, negative
-# coefficients set to 0; "relu-gate" the formula ReLU(gate) * up, in absolute value, as the formula alone can be negative.
+# How much a memory works at one token, from its coefficient c = silu(gate) * up (gated), c = activation(up) (not).
+# "abs" is what the paper and its code use. Of its ReLU variant (A.2) prose and formula differ: "relu" is the prose,
+# negative coefficients set to 0; "relu-gate" the formula ReLU(gate) * up, made absolute, as it can be negative.
 MAGNITUDES: dict[str, Callable[..., Tensor]] = {
     "abs": torch.abs,
     "relu": torch.relu,

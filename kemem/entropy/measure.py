@@ -84,25 +84,32 @@ def measure(
     """Knowledge entropy of the model on tokenised instances (Kim et al. 2025, eq. 2), and what one pass gives besides.
 
     C = 1/N sum_n 1/T_n sum_t |c_nt|: the mean over the tokens of an instance, then over instances; likewise for
-    attention (eq. 3) and next-token entropy (A.4). Padding changes nothing: the positions of it are left out. In float64,
+    attention (eq. 3) and next-token entropy (A.4). Padding changes nothing: its positions are left out. In float64,
     where ten digits are asked for, texts of different lengths are not even put in one batch: the rotary angles of
     transformers, in float32 whatever the model, differ in their last digit with the length.
 
-    instances: lists of token ids, or something that keeps them in `ids` (blocks, a tensor [N T]). Empty ones are skipped,
-    those beyond `length` tokens cut to it; both are counted. length: None, or more than the context, means the context.
-    coefficient: one of COEFFICIENTS. attention: also the entropy of attention, by eager attention during this call.
-    marks: numbers of instances after which to keep the usage so far. progress: called with instances done and their
-    total, None where unknown.
+    instances: lists of token ids, or something that keeps them in `ids` (blocks, a tensor [N T]). Empty ones are
+    skipped, those beyond `length` cut to it; both are counted. length: None, or more than the context, means the
+    context. coefficient: one of COEFFICIENTS. attention: also the entropy of attention, by eager attention during
+    this call. marks: numbers of instances after which to keep the usage so far. progress: called with the
+    instances done and their total, None where unknown.
 
-    padding="include" is the authors' code instead of eq. 2: every instance is padded with `pad_id` to `length` (2,048 there),
-    the model is not told, and all positions count; usage is then their sum, as released, whose scale the entropy ignores.
+    padding="include" is the authors' code instead of eq. 2: every instance is padded with `pad_id` to `length`
+    (2,048 there), the model is not told, and all positions count. Usage is then their sum, as released, whose scale
+    the entropy ignores.
 
     Refused: no instance with a token, ids outside the vocabulary, "relu-gate" where the family has no gate.
     """
     memories = Memories(model)
     longest = context(model)
     _check(
-        memories, batch_size=batch_size, pad_id=pad_id, coefficient=coefficient, padding=padding, length=length, side=side
+        memories,
+        batch_size=batch_size,
+        pad_id=pad_id,
+        coefficient=coefficient,
+        padding=padding,
+        length=length,
+        side=side,
     )
     if longest is not None:
         length = longest if length is None else min(length, longest)
@@ -110,7 +117,10 @@ def measure(
         pad_id = getattr(model.config, "pad_token_id", None)
     if padding == "include" and (length is None or pad_id is None):
         missing = "length" if length is None else "pad_id"
-        raise BadInput(f"padding='include' counts the padding, so it needs {missing}; the model's configuration has none; give it.")
+        raise BadInput(
+            f"padding='include' counts the padding, so it needs {missing}; got none, and the model's configuration "
+            f"has none; give {missing}."
+        )
     reader = Reader(instances, vocabulary=vocabulary(model), length=length)
     padder = Padder(model, causal=_causal(memories), pad_id=pad_id, padding=padding, side=side, length=length)
     sums = Sums(memories, coefficient, attention=attention, next_token=next_token and has_head(model))
@@ -123,11 +133,13 @@ def measure(
                 sums.add(padder(rows))
                 done += len(rows)
                 if progress is not None:
-                    progress(done, reader.total)
+                    progress(done + reader.skipped, reader.total)
             if done in marks:
                 snapshots[done] = sums.usage(done) * scale
     if not done:
-        raise BadInput(f"the text needs at least one instance with a token; got {reader.skipped} empty ones; give other text.")
+        raise BadInput(
+            f"the text needs at least one instance with a token; got {reader.skipped} empty ones; give other text."
+        )
 
     usage = sums.usage(done) * scale
     layers = layer_entropy(usage)
@@ -154,7 +166,7 @@ def measure(
 
 @contextmanager
 def _measured(model: nn.Module, attention: bool) -> Iterator[None]:
-    """Evaluation mode, no gradients, eager attention where its weights are wanted; afterwards every module as it was."""
+    """Evaluation mode, no gradients, eager attention where its weights are wanted; then every module as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -175,12 +187,20 @@ def _causal(memories: Memories) -> bool:
         return False
     paths: Iterable[str] = map(memories.attention_path, range(memories.layers))
     return all(
-        any(getattr(module, "is_causal", False) for module in trace.module(memories.model, path).modules()) for path in paths
+        any(getattr(module, "is_causal", False) for module in trace.module(memories.model, path).modules())
+        for path in paths
     )
 
 
 def _check(
-    memories: Memories, *, batch_size: int, pad_id: int | None, coefficient: str, padding: str, length: int | None, side: str
+    memories: Memories,
+    *,
+    batch_size: int,
+    pad_id: int | None,
+    coefficient: str,
+    padding: str,
+    length: int | None,
+    side: str,
 ) -> None:
     for name, value, known in (
         ("coefficient", coefficient, COEFFICIENTS),
@@ -199,4 +219,6 @@ def _check(
         )
     size = vocabulary(memories.model)
     if pad_id is not None and not 0 <= pad_id < size:
-        raise BadInput(f"pad_id must be in 0..{size - 1}, the model's vocabulary; got {pad_id}; use a token of the model.")
+        raise BadInput(
+            f"pad_id must be in 0..{size - 1}, the model's vocabulary; got {pad_id}; use a token of the model."
+        )

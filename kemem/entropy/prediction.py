@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel
 
-CHUNK = {"cpu": 2**23}  # logits at a time: 32 MB in float32, beyond which a CPU spends its time on fresh pages
+# Logits at a time: 32 MB in float32; beyond, a CPU spends its time on fresh pages.
+CHUNK = {"cpu": 2**23}
 CHUNK_ELSEWHERE = 2**26
 
 

@@ -13,12 +13,13 @@ from kemem.entropy.coefficients import MAGNITUDES
 from kemem.entropy.prediction import chunked_entropies, head_alone, vocabulary
 from kemem.memory import Memories
 
-PIECE = {"cpu": 2**20}  # coefficients at a time: a copy of 4 MB stays in the cache and in the allocator's hands
+# Coefficients at a time: a copy of 4 MB stays in the cache and in the allocator's hands.
+PIECE = {"cpu": 2**20}
 PIECE_ELSEWHERE = 2**26
 
 
 class Sums:
-    """Running sums over instances, in float64 on the device of each layer (on the CPU where a device has no float64)."""
+    """Running sums over instances, in float64 on the device of each layer (on the CPU where that has no float64)."""
 
     def __init__(self, memories: Memories, coefficient: str, *, attention: bool, next_token: bool) -> None:
         self.memories = memories
@@ -41,7 +42,11 @@ class Sums:
             if self.wants_attention:
                 stack.enter_context(self.memories.attention(partial(self._add_attention, batch)))
             outputs = model.base_model(
-                input_ids=batch.ids, use_cache=False, output_attentions=False, output_hidden_states=False, **told
+                input_ids=batch.ids,
+                use_cache=False,
+                output_attentions=False,
+                output_hidden_states=False,
+                **told,
             )
         if self.wants_next_token:
             with head_alone(model, outputs) as logits:
@@ -70,12 +75,17 @@ class Sums:
         return torch.stack([total.cpu() for total in self._usage]) / instances
 
     def attention(self, instances: int) -> Float[Tensor, "L H"] | None:
-        return torch.stack([total.cpu() for total in self._attention]) / instances if self.wants_attention else None
+        return (
+            torch.stack([total.cpu() for total in self._attention]) / instances
+            if self.wants_attention
+            else None
+        )
 
     def next_token(self, instances: int) -> float | None:
         return float(self._next_token) / instances if self.wants_next_token else None
 
 
 def _zeros(size: int, place: torch.device) -> Float[Tensor, " K"]:
-    has_float64 = place.type not in ("mps", "meta")  # meta: offloaded weights, which come to a device only to be used
+    # meta: offloaded weights, which come to a device only to be used
+    has_float64 = place.type not in ("mps", "meta")
     return torch.zeros(size, dtype=torch.float64, device=place if has_float64 else "cpu")
