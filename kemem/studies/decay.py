@@ -21,7 +21,7 @@ from kemem.runs import Row, Store
 from kemem.studies import pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import Setup, blocks, read, tokenizer, train
+from kemem.studies.setup import Setup, blocks, read, spread, tokenizer, train
 
 MEASURED, ARM = "entropy", "decay"
 VERSION = 1
@@ -61,7 +61,8 @@ def measured(lab: Lab, s: Measured, *, recorded: bool = False) -> Row:
         for i, revision in enumerate(s.revisions):
             model, tok, origin = _load(lab, s, revision)
             origins.add(origin)
-            chosen = instances(_units(text.part(s.part), s.unit), tok, s.length, limit=s.instances)
+            texts = spread(_units(text.part(s.part), s.unit), s.instances)
+            chosen = instances(texts, tok, s.length, limit=s.instances)
             last = revision == s.revisions[-1]
             found = entropy.measure(
                 model, chosen.ids, batch_size=32, pad_id=_padding(tok), coefficient=s.coefficient, padding=s.padding,

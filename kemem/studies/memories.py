@@ -20,7 +20,7 @@ from kemem.runs import Row, Store
 from kemem.studies import pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import read
+from kemem.studies.setup import read, spread
 
 STUDY = "memories"
 VERSION = 1
@@ -64,11 +64,11 @@ def run(lab: Lab, s: Looking) -> Row:
         text = read(s.model.setup.corpus)
         provenance["corpus"] = {"spec": text.spec, "digest": text.digest, "versions": text.versions}
         provenance["checkpoints"] = "shipped" if found.shipped else "live"
-        ids = torch.tensor(
-            [row for row in instances(text.part("test"), tok, s.length).ids if len(row) == s.length][
-                : s.instances
-            ]
-        )
+        long = [
+            t for t in text.part("test") if len(t) >= 3 * s.length
+        ]  # a token has about four letters, at least
+        rows = instances(spread(long, 2 * s.instances), tok, s.length).ids
+        ids = torch.tensor([row for row in rows if len(row) == s.length][: s.instances])
         fired = coefficients(model, ids)
         memories = Memories(model)
         shown = {layer: selective(fired[layer], s.shown) for layer in range(memories.layers)}

@@ -100,6 +100,11 @@ def _some(texts: list[str]) -> list[str]:
     return texts[::share]
 
 
+def spread(texts: list[str], count: int) -> list[str]:
+    """`count` texts taken at even distances, so that a mixture is seen in its proportions; all where there are fewer."""
+    return [texts[i * len(texts) // count] for i in range(count)] if count < len(texts) else texts
+
+
 @lru_cache(maxsize=4)
 def _packed(spec: str, part: str, folder: str, length: int, limit: int | None) -> Blocks:
     return pack(read(spec).part(part), corpora.load_tokenizer(folder), length, limit_tokens=limit)

@@ -1,0 +1,53 @@
+"""Options that all commands share, and the checks that need no model."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from kemem.cli.terminal import note
+from kemem.errors import BadInput
+
+SCALES = "smoke, laptop, gpu or paper"
+
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda or mps; float64 runs on the cpu where mps is chosen")
+]
+Json = Annotated[
+    str | None,
+    typer.Option("--json", metavar="FILE", help="write one JSON document there; - for standard output"),
+]
+
+
+def one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise BadInput(
+            f"expected {name} to be one of {', '.join(known)}; got {value!r}; choose one of these."
+        )
+
+
+def at_least(least: int, **numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"expected {option} to be {least} or more; got {number}; give a larger number.")
+
+
+def check_corpus(spec: str) -> None:
+    """Refuses a spec that is written wrongly or names a file that is not there; the texts are read later."""
+    from kemem.corpora import files, specs
+
+    for part in specs(spec):
+        if part.scheme == "files":
+            files.files(part.rest)
+
+
+def place(device: str, dtype: str | None) -> str:
+    """The device by its own name; refuses one that this machine does not have."""
+    from kemem import models
+
+    found = models.named_device(device).type
+    if found == "mps" and dtype == "float64":
+        note("mps has no float64: this runs on the cpu.")
+        return "cpu"
+    return found
