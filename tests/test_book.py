@@ -1,5 +1,6 @@
 """What surrounds a chapter: its parameters, its lab, its notebook, and the pages made from rows."""
 
+import io
 import json
 import re
 from pathlib import Path
@@ -339,6 +340,45 @@ def test_a_number_in_prose_is_formatted_and_tells_its_origin():
     ).startswith("\N{MINUS SIGN}2.3")
     assert show(Result(98.2, "%", row), ".0f") == "98%"
     assert provenance(result) == "study decay, row 0123456789abcdef, seed 0, cpu, 12 s"
+
+
+def test_numbers_and_equations_on_a_page(tmp_path, monkeypatch):
+    """A small site with the book's own extensions: the number carries its row, an unknown name is a warning."""
+    from sphinx.application import Sphinx
+
+    from kemem.book import sphinx_ext
+
+    row = {"study": "decay", "digest": "0123456789abcdef", "seed": 0}
+    monkeypatch.setattr(sphinx_ext, "_results", lambda: {"decay.end": Result(-2.345, "nats", row)})
+    (tmp_path / "conf.py").write_text(
+        "extensions = ['myst_parser', 'kemem.book.sphinx_ext', 'kemem.book.mathml']\n"
+        "html_math_renderer = 'mathml'\nmyst_enable_extensions = ['dollarmath']\n"
+    )
+    (tmp_path / "index.md").write_text(
+        "# Page\n\nThe end is {result}`decay.end|.1f`, not {result}`decay.start|.1f` or {result}`decay.end|.1q`.\n\n"
+        "```{math}\n:label: eq-x\nx = \\ln 2\n```\n\nBy {eq}`eq-x`, $y = 1$. And $\\nosuchcommand$.\n"
+    )
+    warnings = io.StringIO()
+    app = Sphinx(
+        tmp_path,
+        tmp_path,
+        tmp_path / "out",
+        tmp_path / "trees",
+        "html",
+        status=None,
+        warning=warnings,
+        freshenv=True,
+    )
+    app.build()
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'title="study decay, row 0123456789abcdef, seed 0" tabindex="0"' in page or (
+        'tabindex="0" title="study decay, row 0123456789abcdef, seed 0"' in page
+    )
+    assert "\N{MINUS SIGN}2.3\N{NO-BREAK SPACE}nats</abbr>" in page
+    assert page.count("<math ") == 2 and '<span class="eqno">(1)' in page
+    said = warnings.getvalue()
+    assert "no result is called 'decay.start'; known are decay.end" in said
+    assert "cannot be written as '.1q'" in said and "cannot be written as MathML" in said
 
 
 def test_docstrings_become_restructured_text():

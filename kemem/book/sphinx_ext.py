@@ -17,6 +17,7 @@ from docutils.parsers.rst.states import Inliner
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.writers.html5 import HTML5Translator
 
 from kemem.book import coverage, status
 from kemem.book.docstrings import restructured
@@ -58,6 +59,23 @@ def show(result: Result, form: str) -> str:
         text = text.replace("-", "\N{MINUS SIGN}")
     gap = "" if result.unit in ("", "%") else "\N{NO-BREAK SPACE}"
     return f"{text}{gap}{result.unit}"
+
+
+class Quoted(nodes.inline):
+    """A number quoted in prose, with where it is from."""
+
+
+def visit_quoted(self: HTML5Translator, node: Quoted) -> None:
+    # focusable, so that the origin can be reached without a mouse; the style sheet shows it
+    self.body.append(self.starttag(node, "abbr", "", title=node["origin"], tabindex="0"))
+
+
+def depart_quoted(self: HTML5Translator, node: Quoted) -> None:
+    self.body.append("</abbr>")
+
+
+def _nothing(self: nodes.NodeVisitor, node: Quoted) -> None:
+    """Formats without hovering show the number alone."""
 
 
 def result_role(
@@ -159,6 +177,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", plain_docstring)
     app.add_role("result", result_role)
+    plain = (_nothing, _nothing)
+    app.add_node(
+        Quoted, html=(visit_quoted, depart_quoted), latex=plain, text=plain, man=plain, texinfo=plain
+    )
     app.add_directive("coverage", Coverage)
     app.add_directive("status", Status)
     app.add_directive("parameters", Parameters)

@@ -101,7 +101,7 @@ def _some(texts: list[str]) -> list[str]:
 
 
 def spread(texts: list[str], count: int) -> list[str]:
-    """`count` texts taken at even distances, so that a mixture is seen in its proportions; all where there are fewer."""
+    """`count` texts at even distances, so that a mixture is seen in its proportions; all where there are fewer."""
     return [texts[i * len(texts) // count] for i in range(count)] if count < len(texts) else texts
 
 
