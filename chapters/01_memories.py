@@ -97,7 +97,7 @@ plot.table(
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-memories-carried", "caption": "What is lost of a layer's output if only the k largest coefficients of each token are kept (mean over tokens of the length of the rest over the length of the whole)."}, "image": {"alt": "One falling curve per layer: the share of the output that is lost against the number of memories kept, on a logarithmic axis. Some layers need few memories for most of the output, others many."}}
 with plot.figure() as axes:
     for layer in range(v["layers"]):
-        kept = [int(k) for k in v["carried"]]
+        kept = sorted(int(k) for k in v["carried"])
         plot.series(axes, kept, [100 * v["carried"][str(k)][layer] for k in kept], f"layer {layer}", origin=row.origin, index=layer)
     axes.set(xscale="log", xlabel="memories kept at each token", ylabel="lost (% of the output)", title="How many memories carry an output", ylim=(0, None))
     axes.legend()
@@ -135,11 +135,12 @@ plot.table(
 
 # %% tags=["hide-input"]
 def context(c):
-    return f"{c['before']} **{c['at'].strip() or '␣'}** *{c['next'].strip() or '␣'}*"
+    before, at, following = (plot.plain(c[part].strip()) or "␣" for part in ("before", "at", "next"))
+    return f"… {before} **{at}** *{following}*"
 
 plot.table(
     [
-        (m["layer"], m["memory"], f"{m['contexts'][0]['coefficient']:+.2f}", "; ".join(context(c) for c in m["contexts"]))
+        (m["layer"], m["memory"], f"{m['contexts'][0]['coefficient']:+.2f}", "; ".join(context(c) for c in m["contexts"][:4]))
         for m in v["shown"]
     ],
     ("layer", "memory", "strongest", "where it fires"),
@@ -159,7 +160,7 @@ plot.table(
 
 # %% tags=["hide-input"]
 plot.table(
-    [(m["layer"], m["memory"], ", ".join(f"`{t.strip() or '␣'}`" for t in m["writes"])) for m in v["shown"]],
+    [(m["layer"], m["memory"], ", ".join(f"“{plot.plain(t.strip()) or '␣'}”" for t in m["writes"])) for m in v["shown"]],
     ("layer", "memory", "tokens it raises most"),
 )
 
@@ -199,7 +200,7 @@ with plot.figure(columns=2, height=3.4) as both:
         axes.set(xlabel="foretold change of the logit", ylabel="seen", title=f"Layer {layer}: correlation {memories.agreement(removed):.2f}")
 
 # %% [markdown]
-# For the last layer, whose output goes almost straight to the vocabulary, prediction and result agree (correlation {result}`memories.agreement.last|.2f`). For the first layer the correlation is
+# For the last layer, whose output goes almost straight to the vocabulary, what is foretold and what is seen go together (correlation {result}`memories.agreement.last|.2f`); the seen change is mostly smaller, since the norm's scale shrinks with what is taken out. For the first layer the correlation is
 # {result}`memories.agreement.first|.2f`: what a memory *does* there is mostly read by later layers. That is the reason why chapter after chapter of this book edits memories and then
 # runs the whole model, instead of reading the edit off the weights.
 #

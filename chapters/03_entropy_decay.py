@@ -195,7 +195,7 @@ plot.table(
 # ## How many texts are enough?
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-convergence", "caption": "Entropy of the last stage measured on the first n texts, less its value on all of them."}, "image": {"alt": "The difference to the final value against the number of texts on a logarithmic axis; it approaches zero as more texts are used."}}
-marks = {int(n): h for n, h in stages[-1].get("marks", {}).items()}
+marks = dict(sorted((int(n), h) for n, h in stages[-1].get("marks", {}).items()))
 with plot.figure(height=2.8) as axes:
     plot.series(axes, list(marks), [h - stages[-1]["entropy"] for h in marks.values()], "last stage", origin=row.origin)
     axes.axhline(0, color="#999999", linewidth=1)

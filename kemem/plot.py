@@ -6,6 +6,7 @@ range published by a paper. Figures keep a white ground of their own, so that th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 
 # Okabe & Ito's palette without yellow, which is too light on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")  # one more than colours: pairs repeat late
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 100,
@@ -122,7 +123,8 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         def line(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+            whole = (re.sub(r"(?<!\\)\|", r"\|", cell).replace("\n", " ") for cell in cells)
+            return "| " + " | ".join(whole) + " |"
 
         return "\n".join([line(self.header), line(["---"] * len(self.header)), *map(line, self.rows)])
 
@@ -132,6 +134,11 @@ class Table:
             "  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip()
             for r in (self.header, *self.rows)
         )
+
+
+def plain(text: str) -> str:
+    """Text from a corpus or a tokenizer, for a cell: signs that Markdown and MyST would read are escaped."""
+    return re.sub(r"([\\`*_\[\]<>$|{}~#])", r"\\\1", text)
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> Table:

@@ -49,14 +49,14 @@ class MissingRow(LookupError):
 
 
 def canonical(value: Any) -> Any:
-    """The plain-JSON form of settings or values: dataclasses as dicts, tuples as lists, keys as strings.
+    """The plain-JSON form of settings or values: dataclasses as dicts, tuples as lists, keys as sorted strings.
 
     Refuses what JSON cannot carry exactly: NaN and infinities, sets, arrays.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: canonical(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(k): canonical(v) for k, v in value.items()}
+        return {str(k): canonical(value[k]) for k in sorted(value, key=str)}  # the order that a read row has
     if isinstance(value, (list, tuple)):
         return [canonical(v) for v in value]
     if value is None or isinstance(value, (bool, int, str)):

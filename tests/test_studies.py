@@ -107,7 +107,7 @@ def test_parts_of_a_corpus_have_short_names():
     assert pretraining.sources(spec)["novels"] == "files:/data/pretrain/novels.jsonl.gz"
 
 
-def test_every_scale_is_a_setup_that_can_be_built():
+def test_every_scale_is_a_setup_that_can_be_built(tmp_path):
     for scale, s in pretraining.SCALES.items():
         assert s.steps[-1] == s.setup.steps and s.steps == tuple(sorted(set(s.steps))), scale
         assert s.setup.recipe(s.steps).time_constants > 0
@@ -115,11 +115,11 @@ def test_every_scale_is_a_setup_that_can_be_built():
     with pytest.raises(KeyError):
         pretraining.settings("huge")
     with pytest.raises(BadInput, match="scale is one of"):
-        Lab("huge", None, None)
+        Lab("huge", Store(tmp_path), tmp_path)
 
 
 TINY = Setup(
-    corpus="world:people=20,documents=60", vocabulary=320, layers=1, width=8, memories=12, heads=2, length=32, rows=4,
+    corpus="world:people=20,documents=300", vocabulary=320, layers=1, width=8, memories=12, heads=2, length=32, rows=4,
     steps=6, learning_rate=1e-2, weight_decay=0.1, dtype="float64",
 )  # fmt: skip
 
@@ -168,7 +168,9 @@ def test_a_measured_stage_is_what_measure_says(tmp_path):
     )
     row = decay.measured(here, asked)
     model, tok, _ = pretraining.load(here, s, 6)
-    texts = decay.read(TINY.corpus).part("test")[:6]
+    everything = decay.read(TINY.corpus).part("test")
+    texts = [everything[i * len(everything) // 6] for i in range(6)]
+    assert len(everything) > 6
     layers, token = [], []
     for text in texts:
         ids = torch.tensor([tok(text, add_special_tokens=False)["input_ids"][:20]])
@@ -181,8 +183,9 @@ def test_a_measured_stage_is_what_measure_says(tmp_path):
     use = torch.stack(layers).mean(0)
     p = use / use.sum(-1, keepdim=True)
     last = row.values["stages"][-1]
-    assert last["layers"] == pytest.approx((-(p * p.log()).sum(-1)).tolist(), abs=1e-10)
-    assert last["next_token"] == pytest.approx(sum(token) / len(token), abs=1e-10)
+    # not to the last digit: rotary angles are float32 in transformers, and differ with the length of a batch
+    assert last["layers"] == pytest.approx((-(p * p.log()).sum(-1)).tolist(), abs=1e-8)
+    assert last["next_token"] == pytest.approx(sum(token) / len(token), abs=1e-8)
     assert set(last["marks"]) == {"2", "4"} and "marks" not in row.values["stages"][0]
     assert row.values["bound"] == pytest.approx(math.log(12))
     assert len(last["attention"]) == 1
@@ -205,8 +208,8 @@ def points(values, layers=None):
     steps = range(len(values))
     return [
         {
-            "step": i, "entropy": v, "layers": layers[i] if layers else [v / 2, v / 2], "next_token": -v,
-            "attention": [v], "time_constants": i,
+            "step": i, "entropy": float(v), "layers": layers[i] if layers else [v / 2, v / 2], "next_token": -float(v),
+            "attention": [float(v)], "time_constants": i,
         }
         for i, v in zip(steps, values, strict=True)
     ]  # fmt: skip
@@ -244,7 +247,7 @@ def test_the_late_change_begins_at_a_fifth_of_the_schedule():
     assert (
         findings.late(points([9, 1, 2, 3, 4, 5]), "entropy") == 4
     )  # of 5 steps, the first at or after 20 % is step 1
-    assert findings.late_layers(points([1, 2, 5], [[1, 1], [2, 3], [5, 7]])) == [3, 4]
+    assert findings.late_layers(points([1, 2, 5], [[1.0, 1.0], [2.0, 3.0], [5.0, 7.0]])) == [3, 4]
 
 
 def test_results_name_their_row(tmp_path):
