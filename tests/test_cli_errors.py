@@ -1,0 +1,268 @@
+"""Bad input to every command: one line that says what is wrong, exit status 2, and no work done before it."""
+
+import gzip
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import zstandard
+from conftest import tiny
+from transformers import OPTConfig, OPTForCausalLM
+
+from kemem.cli import main
+from kemem.corpora import train_tokenizer
+
+GOOD = b'{"text": "one line"}\n' * 400
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with models, corpora and runs, some of them sound."""
+    root = tmp_path_factory.mktemp("place")
+    tokenizer = train_tokenizer(["one line"], 270)
+    for name, family in (
+        ("model", "olmo"),
+        ("ungated", "gpt2"),
+        ("run/step1", "olmo"),
+        ("run/step20", "olmo"),
+    ):
+        tiny(family, vocab=len(tokenizer)).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    tiny("olmo").save_pretrained(root / "speechless")
+    (root / "empty").mkdir()
+    (root / "torn").mkdir()
+    (root / "torn" / "config.json").write_text("{")
+    opt = OPTConfig(
+        vocab_size=61,
+        hidden_size=12,
+        ffn_dim=20,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        word_embed_proj_dim=12,
+    )
+    OPTForCausalLM(opt).save_pretrained(root / "opt")
+    shutil.copytree(root / "model", root / "weightless")
+    (root / "weightless" / "model.safetensors").unlink()
+    shutil.copytree(root / "model", root / "damaged")
+    (root / "damaged" / "model.safetensors").write_bytes(b"\xff" * 100)
+    packed, squeezed = (
+        gzip.compress(os.urandom(3000).hex().encode()),
+        zstandard.compress(os.urandom(3000).hex().encode()),
+    )
+    for name, data in {
+        "good.jsonl": GOOD,
+        "empty.txt": b"",
+        "blank.txt": b"\n \n\n",
+        "latin.txt": "first\nnaïve\n".encode("latin-1"),
+        "broken.jsonl": GOOD[:42] + b'{"text": \n',
+        "textless.jsonl": GOOD[:42] + b'{"body": "x"}\n',
+        "wordless.jsonl": b'{"text": ""}\n',
+        "number.jsonl": b'{"text": 5}\n',
+        "cut.txt.gz": packed[: len(packed) // 2],
+        "cut.txt.zst": squeezed[: len(squeezed) // 2],
+        "table.csv": b"a,b\n",
+        "short.txt": b"a few words\n",
+    }.items():
+        (root / name).write_bytes(data)
+    (root / "other").mkdir()
+    (root / "other" / "thesis.tex").write_text("mine")
+    return root
+
+
+# command, and what the line must say. {0} is the folder above.
+ENTROPY = {
+    "no model": ("entropy", "Missing argument 'MODEL'; see kemem entropy --help"),
+    "unknown option": ("entropy {0}/model --colour red", "No such option: --colour"),
+    "option without value": ("entropy {0}/model --instances", "--instances"),
+    "not a number": ("entropy {0}/model --instances many", "--instances"),
+    "model missing": ("entropy {0}/nowhere", "expected a folder with a model, or a name on the hub"),
+    "model is a file": ("entropy {0}/good.jsonl", "which is neither"),
+    "not a model": (
+        "entropy {0}/empty",
+        "got {0}/empty without a config.json; give one written by save_pretrained",
+    ),
+    "revisions but none named": ("entropy {0}/run", "give a revision: step1, step20"),
+    "revision missing": (
+        "entropy {0}/run --revision step1 --revision step7",
+        "got revision 'step7'; choose one of step1, step20",
+    ),
+    "revision where there are none": (
+        "entropy {0}/model --revision step7",
+        "got revision 'step7'; it has none",
+    ),
+    "revision outside": ("entropy {0}/run --revision ../model", "got revision '../model'"),
+    "config torn": ("entropy {0}/torn", "in {0}/torn; got"),
+    "unknown family": ("entropy {0}/opt", "expected a model of a known family (olmo, olmo2, llama"),
+    "no weights": ("entropy {0}/weightless --corpus files:{0}/good.jsonl", "weightless"),
+    "damaged weights": ("entropy {0}/damaged --corpus files:{0}/good.jsonl", "expected"),
+    "no tokenizer": (
+        "entropy {0}/speechless --corpus files:{0}/good.jsonl",
+        "expected a tokenizer beside the weights",
+    ),
+    "no gate": ("entropy {0}/ungated --coefficient relu-gate", "relu-gate needs a gated model; got 'gpt2'"),
+    "unknown coefficient": ("entropy {0}/model --coefficient square", "abs, relu, relu-gate; got 'square'"),
+    "unknown padding": ("entropy {0}/model --padding left", "mask, include; got 'left'"),
+    "unknown dtype": (
+        "entropy {0}/model --dtype float8",
+        "float32, float64, bfloat16, float16; got 'float8'",
+    ),
+    "unknown device": ("entropy {0}/model --device tpu", "got 'tpu'; choose one of auto, cpu, cuda, mps"),
+    "device absent": ("entropy {0}/model --device mps", "got 'mps'; use cpu"),
+    "no instances": ("entropy {0}/model --instances 0", "--instances to be 1 or more; got 0"),
+    "no length": ("entropy {0}/model --length 0", "--length to be 1 or more; got 0"),
+    "no batch": ("entropy {0}/model --batch-size 0", "--batch-size to be 1 or more; got 0"),
+    "json nowhere": ("entropy {0}/model --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+    "json in a folder": ("entropy {0}/model --json {0}/empty", "name a file in it"),
+}
+CORPORA = {
+    "unknown scheme": ("novels", "a corpus is docstrings, world, files:PATH or hub:NAME"),
+    "a bare path": ("{0}/good.jsonl", "write files:{0}/good.jsonl"),
+    "file missing": ("files:{0}/nowhere.txt", "exists; got {0}/nowhere.txt"),
+    "no path": ("files:", "must be followed by a path"),
+    "unknown kind of file": ("files:{0}/table.csv", "must end in .txt"),
+    "folder without texts": ("files:{0}/empty", "got none in {0}/empty"),
+    "empty": ("files:{0}/empty.txt", "a corpus must hold text"),
+    "blank": ("files:{0}/blank.txt", "a corpus must hold text"),
+    "texts without a word": ("files:{0}/wordless.jsonl", "a corpus must hold text"),
+    "not UTF-8": ("files:{0}/latin.txt", "got byte 0xef in {0}/latin.txt, line 2"),
+    "line that does not parse": ("files:{0}/broken.jsonl", "{0}/broken.jsonl, line 3: Expecting value"),
+    "line without text": ("files:{0}/textless.jsonl", "got body in {0}/textless.jsonl, line 3"),
+    "text that is a number": ("files:{0}/number.jsonl", "got int in {0}/number.jsonl, line 1"),
+    "gz cut off": ("files:{0}/cut.txt.gz", "{0}/cut.txt.gz is damaged or cut off"),
+    "zst cut off": ("files:{0}/cut.txt.zst", "{0}/cut.txt.zst is damaged or cut off"),
+    "unknown package": ("docstrings:tensorflow", "got 'tensorflow'"),
+    "unknown option": ("world:size=3", "got 'size'"),
+    "variable not set": ("files:$KEMEM_DATA/novels.txt", "needs the environment variable KEMEM_DATA"),
+}
+PRETRAIN = {
+    "no scale": ("pretrain --out {0}/new", "Missing option '--scale'"),
+    "no folder": ("pretrain --scale smoke", "Missing option '--out'"),
+    "unknown scale": ("pretrain --scale huge --out {0}/new", "smoke, laptop, gpu, paper; got 'huge'"),
+    "negative seed": ("pretrain --scale smoke --seed -1 --out {0}/new", "--seed to be 0 or more; got -1"),
+    "unknown dtype": ("pretrain --scale smoke --dtype float16 --out {0}/new", "got 'float16'"),
+    "device absent": (
+        "pretrain --scale smoke --device mps --out {0}/new",
+        "got 'mps'; use cpu",
+    ),
+    "no batch": ("pretrain --scale smoke --batch-size 0 --out {0}/new", "--batch-size to be 1 or more"),
+    "json nowhere": (
+        "pretrain --scale smoke --out {0}/new --json {0}/nowhere/a.json",
+        "create {0}/nowhere first",
+    ),
+    "out is a file": ("pretrain --scale smoke --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
+    "out holds something": ("pretrain --scale smoke --out {0}/other", "holds 'thesis.tex'"),
+    "too little text": (
+        "pretrain --scale smoke --corpus files:{0}/short.txt --out {0}/brief",
+        "at least one block",
+    ),
+}
+RUN = {
+    "no chapter": ("run", "Missing argument 'CHAPTER'"),
+    "unknown chapter": ("run 77", "got '77'"),
+    "half a name": ("run 00_how", "one of 00_how_to_read"),
+    "unknown scale": ("run 00 --scale huge", "scale is one of smoke, laptop, gpu, paper; got 'huge'"),
+    "unknown parameter": ("run 00 -p sede=1", "the parameters of this chapter are scale, seed"),
+    "value of a wrong kind": ("run 00 -p seed=one", "seed is a int like 0"),
+    "value out of range": ("run 00 -p seed=0,-1", "seed is a whole number, 0 or more; got -1"),
+    "no value": ("run 00 -p seed", "expected -p name=value"),
+    "empty value": ("run 00 -p seed=1,,2", "expected -p name=value"),
+    "value twice": ("run 00 -p seed=1,2,1", "expected each value of seed once; got 1 twice"),
+    "scale twice": ("run 00 --scale smoke -p scale=laptop", "expected scale once"),
+    "unknown device": ("run 00 --device tpu", "device is one of auto, cpu, cuda, mps; got 'tpu'"),
+    "unknown dtype": ("run 00 --dtype float8", "got 'float8'"),
+    "no such parameter": ("run 00 --batch-size 4", "got batch_size"),
+    "no batch": ("run 00 --batch-size 0", "--batch-size to be 1 or more"),
+    "out is tracked": ("run 00 --out {checkout}/chapters", "expected --out outside the checkout"),
+    "out is a file": ("run 00 --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
+}
+OTHER = {
+    "unknown command": ("entropies x", "No such command 'entropies'"),
+    "unknown option": ("--loud", "No such option: --loud"),
+}
+TABLE = {
+    **{f"entropy: {name}": case for name, case in ENTROPY.items()},
+    **{
+        f"entropy: corpus: {n}": (f"entropy {{0}}/model --corpus '{s}'", said)
+        for n, (s, said) in CORPORA.items()
+    },
+    **{f"pretrain: {name}": case for name, case in PRETRAIN.items()},
+    **{
+        f"pretrain: corpus: {n}": (f"pretrain --scale smoke --out {{0}}/new --corpus '{s}'", said)
+        for n, (s, said) in CORPORA.items()
+    },
+    **{f"run: {name}": case for name, case in RUN.items()},
+    **OTHER,
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_bad_input_is_one_line_and_status_2(case, place, capfd, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("long work began")
+
+    for work in ("kemem.entropy.measure", "kemem.studies.setup.train", "kemem.book.run.execute"):
+        monkeypatch.setattr(work, never)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.delenv("KEMEM_DATA", raising=False)
+    monkeypatch.setenv("KEMEM_PROGRESS", "3600")  # nothing said of work that a slow machine needs long for
+    command, said = (text.format(place, checkout=Path(__file__).resolve().parents[1]) for text in TABLE[case])
+    assert main(shlex.split(command)) == 2
+    shown = capfd.readouterr()
+    lines = shown.err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("kemem: ") and said in lines[0] and len(lines[0]) < 600
+    assert not shown.out
+
+
+def test_a_name_that_the_hub_does_not_know_is_one_line(capfd, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main(["entropy", "no-such-owner/no-such-model"]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("kemem: expected no-such-owner/no-such-model to be a folder")
+
+
+def test_a_folder_with_another_run_is_refused_before_the_text_is_read(tmp_path, capfd, monkeypatch):
+    """With what differs. The corpus is not there any more, so reading it would be another line."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Line {i} of a text that is long enough.\n" for i in range(1000)))
+    command = f"pretrain --scale smoke --corpus files:{text} --out {tmp_path}/model --device cpu"
+    assert main(shlex.split(command)) == 0
+    weights = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    capfd.readouterr()
+    monkeypatch.setattr("kemem.studies.setup.read", lambda spec: pytest.fail("read"))
+    for changed, said in (
+        ("--seed 5", "seed (0 there, 5 now)"),
+        ("--batch-size 2", "accumulation (1 there, 4 now)"),
+    ):
+        assert main(shlex.split(f"{command} {changed}")) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "holds another" in line and said in line
+    (tmp_path / "model" / "settings.json").write_text("{")
+    assert main(shlex.split(command)) == 2
+    assert "got a damaged file" in capfd.readouterr().err
+    assert weights == {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+
+
+def test_every_option_of_every_command_is_in_the_table():
+    """A new option needs a case here, or a reason not to have one: those below cannot be given wrongly."""
+    from typer.main import get_command
+
+    from kemem.cli import app
+
+    free = {"--attention", "--help", "--json", "--corpus"}  # the last two stand in TABLE by other means
+    commands = get_command(app).commands
+    assert set(commands) == {"entropy", "pretrain", "run"}
+    for name, command in commands.items():
+        used = " ".join(case for case, _ in TABLE.values() if case.startswith(name)).split()
+        for option in (p for p in command.params if p.param_type_name == "option"):
+            assert {*option.opts} & {*used, *free}, f"{name} {option.opts[0]}"
+
+
+def test_the_sound_places_of_the_table_are_sound(place, capfd):
+    """Else a case could be refused for another reason than its own."""
+    command = f"entropy {place}/run --revision step1 --corpus files:{place}/good.jsonl --json - --device cpu"
+    assert main(shlex.split(command)) == 0
+    assert json.loads(capfd.readouterr().out)[0]["tokens"] > 3
