@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class Reporter(Protocol):
 class Progress:
     """One line on standard error, shown from `patience` seconds on and wiped at the end."""
 
-    def __init__(self, title: str = "", *, patience: float = 5.0, stream: TextIO | None = None) -> None:
+    def __init__(self, title: str = "", *, patience: float = 5.0, stream: Any = None) -> None:
         self.title, self.patience, self.stream = title, patience, stream
         self.bar = None
 

@@ -99,9 +99,7 @@ def result_role(
             f"the result {key!r} cannot be written as {form!r}: {error}.", line=lineno
         )
         return [inliner.problematic(rawtext, rawtext, message)], [message]
-    return [
-        nodes.abbreviation(rawtext, shown, explanation=provenance(known[key]), classes=["kemem-result"])
-    ], []
+    return [Quoted(rawtext, shown, origin=provenance(known[key]), classes=["kemem-result"])], []
 
 
 class _Generated(SphinxDirective):

@@ -10,12 +10,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kemem import corpora, models, training
 from kemem.corpora import Blocks, Corpus, corpus, pack, train_tokenizer
 from kemem.studies.lab import Lab
+from kemem.training.state import write_folder
 
 TOKENIZER_CHARACTERS = (
     6_000_000  # more text changes a vocabulary of a few thousand by little, and takes longer
@@ -89,8 +91,12 @@ def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
     text = read(setup.corpus)
     name = sha256(json.dumps([text.digest, setup.vocabulary, TOKENIZER_CHARACTERS]).encode()).hexdigest()[:16]
     folder = lab.store.live / "work" / "tokenizers" / name
-    if not (folder / "tokenizer.json").is_file():
-        train_tokenizer(_some(text.part("train")), setup.vocabulary).save_pretrained(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if (folder / "tokenizer.json").is_file():
+            return corpora.load_tokenizer(str(folder))
+        fresh = train_tokenizer(_some(text.part("train")), setup.vocabulary)
+        write_folder(folder, fresh.save_pretrained)  # whole or not at all: a torn vocabulary would be trusted
     return corpora.load_tokenizer(str(folder))
 
 

@@ -300,10 +300,8 @@ class _Run:
 
 
 def _own_draws(device: torch.device) -> AbstractContextManager[None]:
-    """Gives the caller back its random generators at the end, the processor's and that of the device."""
-    if device.type == "cpu":
-        return torch.random.fork_rng([])
-    return torch.random.fork_rng([device], device_type=device.type)
+    """Gives the caller back its random generators at the end: the processor's and, with CUDA, the device's."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _weights(model: nn.Module) -> list[tuple[str, Tensor]]:
