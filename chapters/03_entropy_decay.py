@@ -55,10 +55,10 @@ about = decay.subject(
 #
 # ```{math}
 # :label: eq-knowledge-entropy
-# \bar C^{(l)} = \frac{1}{N}\sum_{n=1}^{N} \frac{1}{T_n}\sum_{j=1}^{T_n} \bigl|c^{(l)}_{n,j}\bigr| , \qquad
-# p^{(l)}_i = \frac{\bar C^{(l)}_i}{\sum_k \bar C^{(l)}_k} , \qquad
-# H^{(l)} = -\sum_i p^{(l)}_i \ln p^{(l)}_i , \qquad
-# H(\theta) = \sum_{l=1}^{L} H^{(l)} .
+# \bar C^{(l)} &= \frac{1}{N}\sum_{n=1}^{N} \frac{1}{T_n}\sum_{j=1}^{T_n} |c^{(l)}_{n,j}| , \\
+# p^{(l)}_i &= \frac{\bar C^{(l)}_i}{\sum_k \bar C^{(l)}_k} , \\
+# H^{(l)} &= -\sum_i p^{(l)}_i \ln p^{(l)}_i , \\
+# H(\theta) &= \sum_{l=1}^{L} H^{(l)} .
 # ```
 #
 # Natural logarithms, so the unit is the nat; the *sum* over layers, not the mean. Two bounds: 0, if one memory does everything, and $L \ln M$, if all do the same. Real models sit just under the upper one: OLMo-1B between 143.6 and

@@ -165,6 +165,15 @@ def test_padding_changes_no_statistic(family, side):
         assert together.tokens == alone.tokens
 
 
+def test_nor_in_float64_where_attention_is_eager(family):
+    """There transformers masks with a number that overflows in its float32 softmax: padding on the left gave NaN."""
+    model = tiny(family, dtype=torch.float64)
+    alone = measure(model, texts(), batch_size=1, attention=True, next_token=False)
+    together = measure(model, texts(), batch_size=7, attention=True, next_token=False, side="left")
+    torch.testing.assert_close(together.layers, alone.layers, rtol=0, atol=1e-12)
+    torch.testing.assert_close(together.attention, alone.attention, rtol=0, atol=1e-12)
+
+
 def test_means_are_over_tokens_and_then_over_instances():
     model = tiny("olmo", dtype=torch.float64)
     long, short = texts((20, 2))

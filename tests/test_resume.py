@@ -132,6 +132,21 @@ def test_resuming_does_not_redo_what_was_saved(tmp_path, whole):
     assert len(steps) == 3  # 9 of 12 were saved
 
 
+def test_a_method_takes_up_its_own_state(tmp_path):
+    class Average(killed_run.Average, StopAt):
+        def __init__(self, step=None):
+            StopAt.__init__(self, step)
+
+    def run(folder, stop=None):
+        model = build(Shape("gpt2", layers=1, width=8, memories=12, heads=2, vocab=64))
+        train(model, killed_run.Rows(), RECIPE, Average(stop), out=folder)
+        return model.transformer.ln_f.weight.detach()
+
+    with pytest.raises(Stop):
+        run(tmp_path / "broken", 8)
+    assert torch.equal(run(tmp_path / "broken"), run(tmp_path / "whole"))
+
+
 def test_a_finished_run_is_read_and_not_repeated(tmp_path, whole):
     run(tmp_path)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

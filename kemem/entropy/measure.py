@@ -85,8 +85,9 @@ def measure(
 
     C = 1/N sum_n 1/T_n sum_t |c_nt|: the mean over the tokens of an instance, then over instances; likewise for
     attention (eq. 3) and next-token entropy (A.4). Padding changes nothing: its positions are left out. In float64,
-    where ten digits are asked for, texts of different lengths are not even put in one batch: the rotary angles of
-    transformers, in float32 whatever the model, differ in their last digit with the length.
+    where ten digits are asked for, texts of different lengths are not even put in one batch: eager attention (GPT-J
+    has no other) takes its softmax in float32 whatever the model, where padding changes the order of a sum, and
+    what masks it in float64 overflows there.
 
     instances: lists of token ids, or something that keeps them in `ids` (blocks, a tensor [N T]). Empty ones are
     skipped, those beyond `length` cut to it; both are counted. length: None, or more than the context, means the

@@ -107,8 +107,12 @@ def _some(texts: list[str]) -> list[str]:
 
 
 def spread(texts: list[str], count: int) -> list[str]:
-    """`count` texts at even distances, so that a mixture is seen in its proportions; all where there are fewer."""
-    return [texts[i * len(texts) // count] for i in range(count)] if count < len(texts) else texts
+    """`count` texts at even distances, or all where there are fewer, in an order that depends on the texts alone.
+
+    A mixture is seen in its proportions, and so are its first texts.
+    """
+    chosen = [texts[i * len(texts) // count] for i in range(count)] if count < len(texts) else texts
+    return sorted(chosen, key=lambda text: sha256(text.encode()).digest())
 
 
 @lru_cache(maxsize=4)
