@@ -24,6 +24,8 @@ def convert(tex: str, *, block: bool = False) -> str:
     """MathML of an equation; lines of a block end in two backslashes and are aligned at ampersands."""
     mathml = latex2mathml.tex2mathml(tex.strip(), as_block=block)
     mathml = FUNCTION.sub(_spaced, mathml)
+    # as an accent a bar may sink into its letter, and the modifier letter is missing in some fonts
+    mathml = mathml.replace('<mover accent="true">', "<mover>").replace("\u02c9", "\u00af")
     # where MathML cannot be read aloud, the TeX is
     return mathml.replace("<math ", f'<math alttext="{escape(" ".join(tex.split()))}" ', 1)
 
