@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -103,4 +104,4 @@ def differences(source: Path, notebook: Path) -> list[str]:
 
 def _content(cell: NotebookNode) -> tuple[str, str, str]:
     metadata = {k: v for k, v in cell.metadata.items() if k not in OF_A_RUN and v != []}
-    return cell.cell_type, cell.source, repr(sorted(metadata.items()))
+    return cell.cell_type, cell.source, json.dumps(metadata, sort_keys=True)
