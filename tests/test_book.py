@@ -202,7 +202,8 @@ def test_conversion_is_the_same_each_time_and_one_change_moves_one_id(tmp_path):
 
 
 def test_a_run_leaves_no_trace_but_its_outputs(tmp_path):
-    source = chapter(tmp_path, '# %% tags=["hide-input"]\nprint(scale)\nprint(seed)\n')
+    marks = 'tags=["hide-input"] mystnb={"figure": {"name": "fig-z", "caption": "c"}, "a": 1}'
+    source = chapter(tmp_path, f"# %% {marks}\nprint(scale)\nprint(seed)\n")
     done = run.execute(source, tmp_path / "out" / "07.ipynb", parameters={"scale": "smoke", "seed": 4})
     assert done.passed and done.scale == "smoke" and done.seconds > 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["07.ipynb"]

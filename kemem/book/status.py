@@ -73,7 +73,7 @@ def _records(root: Path) -> str:
         rows += [[_link(source.stem), scale, *_facts(found), _freshness(found)] for scale, found in lines]
         if not lines:
             rows.append([_link(source.stem), "none", 0, "", "", "", "", "nothing recorded"])
-    return table(["Chapter", "Scale", "Rows", "Finished", "Commit", "Device", "Computing", "State"], rows)
+    return table(["Chapter", "Scale", "Rows", "Finished", "Commit", "Device", "Time", "State"], rows)
 
 
 def _notebooks(root: Path) -> str:
@@ -91,10 +91,15 @@ def _facts(found: list[Document]) -> list[object]:
     return [
         len(found),
         _span(sorted({str(o["finished"]) for o in origin})),
-        ", ".join(sorted({f"`{o['commit']}`" for o in origin if o.get("commit")})) or "none",
+        ", ".join(sorted({f"`{_short(o['commit'])}`" for o in origin if o.get("commit")})) or "none",
         ", ".join(sorted({str(o["device"]) for o in origin})),
         duration(sum(o["seconds"] for o in origin)),
     ]
+
+
+def _short(commit: str) -> str:
+    """A commit as git shows it, with the mark of one whose files were changed."""
+    return commit[:7] + ("+" if commit.endswith("+") else "")
 
 
 def _freshness(found: list[Document]) -> str:

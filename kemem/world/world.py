@@ -17,7 +17,7 @@ class World(GroundTruth):
     """A world of invented people, places, companies, books and words, fixed by its arguments alone.
 
     people: trained people, 20 to 4,000; everything else grows with them. At 200 about 1,900 facts are told.
-    zipf: an entity of rank r is the subject of a document with probability proportional to r ** -zipf.
+    zipf: an entity of rank r is the subject of a document with probability proportional to 1 / r^zipf.
     held_out: further people whom no document names (default: a fifth), with other entities in proportion.
     fictional: casts of fictional passages (default: 130, fewer in small worlds), named by no document.
     """
