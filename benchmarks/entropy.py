@@ -29,7 +29,7 @@ def olmo(
         hidden_size=width,
         intermediate_size=memories,
         num_hidden_layers=layers,
-        num_attention_heads=width // 32,
+        num_attention_heads=max(1, width // 64),
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         pad_token_id=1,

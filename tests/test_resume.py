@@ -166,6 +166,13 @@ def test_the_state_is_two_generations_without_pickles(tmp_path):
     assert [row["step"] for row in record["history"]["steps"]] == [2, 4, 6, 8] and len(record["losses"]) == 1
 
 
+def test_a_checkpoint_is_a_state_to_resume_from(tmp_path):
+    recipe = Recipe(steps=12, batch_size=4, learning_rate=1e-2, checkpoints=(6,), log_every=2)
+    with pytest.raises(Stop):
+        run(tmp_path, 8, recipe=recipe)
+    assert [path.name for path in (tmp_path / "state").glob("*.json")] == ["step6.json"]
+
+
 # ---------------------------------------------------------------------- altered files
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
@@ -208,9 +215,13 @@ def test_with_all_states_altered_it_begins_again(tmp_path, whole):
     flip(tmp_path / "state" / "step9.safetensors")
     flip(tmp_path / "state" / "step6.safetensors")
     with pytest.warns(UserWarning, match=r"altered") as caught:
-        found = run(tmp_path)
+        broken_off(tmp_path, 4)
     assert len([w for w in caught if "altered" in str(w.message)]) == 2
-    assert_same(found, whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was altered is gone, and what came after it is whole
+        broken_off(tmp_path, 0)
+        assert [path.name for path in (tmp_path / "state").glob("*.json")] == ["step3.json"]
+        assert_same(run(tmp_path), whole)
 
 
 def test_what_a_kill_leaves_half_written_is_passed_over_in_silence(tmp_path, whole):

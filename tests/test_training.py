@@ -178,6 +178,8 @@ def test_accumulation_with_padding():
 
     whole, cut = (trained(replace(RECIPE, accumulation=n), data=Padded()) for n in (1, 4))
     assert farthest(whole, cut) < 1e-12
+    history = train(model(), Padded(), replace(RECIPE, steps=3))  # 24 rows in three steps: one pass
+    assert history.steps[-1]["tokens"] == Padded().batch(torch.arange(24))["attention_mask"].sum()
 
 
 def test_a_mean_of_means_would_be_another_step():
@@ -440,14 +442,16 @@ def test_what_is_hidden():
     data.ids[:, 0] = 0
     data.labels[:, -1] = IGNORED
     batch = data.batch(torch.arange(200))
+    batch["attention_mask"] = torch.ones_like(batch["input_ids"])
+    batch["attention_mask"][:, -3:] = 0
     found = Masked(mask_id=2, vocabulary=VOCAB, share=0.15, special=(0,)).prepare(
         batch, [row_key(7, 0, row) for row in range(200)]
     )
     target = found["labels"] != IGNORED
-    assert not target[:, 0].any() and not target[:, -1].any()
+    assert not target[:, 0].any() and not target[:, -3:].any()
     assert torch.equal(found["labels"][target], batch["input_ids"][target])
     assert torch.equal(found["input_ids"][~target], batch["input_ids"][~target])
-    assert target.double().mean().item() == pytest.approx(0.15 * 0.98, abs=0.01)
+    assert target.double().mean().item() == pytest.approx(0.15 * 0.96, abs=0.01)
     hidden, kept = found["input_ids"][target] == 2, found["input_ids"][target] == batch["input_ids"][target]
     assert hidden.double().mean().item() == pytest.approx(0.8 + 0.1 / VOCAB, abs=0.03)
     assert kept.double().mean().item() == pytest.approx(0.1 + 0.1 / VOCAB, abs=0.03)

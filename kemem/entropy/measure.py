@@ -5,14 +5,14 @@ with the number of layers or of instances.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from kemem import trace
@@ -22,6 +22,7 @@ from kemem.entropy.coefficients import COEFFICIENTS, effective_share, layer_entr
 from kemem.entropy.prediction import has_head, vocabulary
 from kemem.entropy.sums import Sums
 from kemem.errors import BadInput
+from kemem.evaluation import evaluating
 from kemem.memory import Memories
 
 PADDINGS = ("mask", "include")
@@ -128,7 +129,7 @@ def measure(
     pad = padding == "include" or model.get_input_embeddings().weight.dtype != torch.float64
     scale = length if padding == "include" else 1
     done, snapshots = 0, {}
-    with _measured(model, attention):
+    with evaluating(model), eager(model) if attention else nullcontext():
         for window in windows(reader, batch_size, marks, pad=pad):
             for rows in window:
                 sums.add(padder(rows))
@@ -163,23 +164,6 @@ def measure(
         padding=padding,
         snapshots=snapshots,
     )
-
-
-@contextmanager
-def _measured(model: nn.Module, attention: bool) -> Iterator[None]:
-    """Evaluation mode, no gradients, eager attention where its weights are wanted; then every module as it was."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            if attention:
-                with eager(model):
-                    yield
-            else:
-                yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _causal(memories: Memories) -> bool:
