@@ -16,7 +16,7 @@ class Ratio:
 
     name: str
     values: tuple[float, ...]
-    bound: float
+    bound: float | None  # None: for information
     sense: str  # "at most" or "at least"
     note: str = ""
 
@@ -26,14 +26,18 @@ class Ratio:
 
     @property
     def holds(self) -> bool:
+        if self.bound is None:
+            return True
         return self.value <= self.bound if self.sense == "at most" else self.value >= self.bound
 
     def __str__(self) -> str:
         spread = ""
         if len(self.values) > 1:
             spread = f" (of {len(self.values)}: {min(self.values):.3f} to {max(self.values):.3f})"
-        verdict = "holds" if self.holds else "MISSED"
         note = f"  {self.note}" if self.note else ""
+        if self.bound is None:
+            return f"{'':6}  {self.name}: {self.value:.3f}{spread}, no bound{note}"
+        verdict = "holds" if self.holds else "MISSED"
         return f"{verdict:6}  {self.name}: {self.value:.3f}{spread}, bound {self.sense} {self.bound:g}{note}"
 
 

@@ -35,13 +35,14 @@ scale = "laptop"  # sizes of everything: smoke, laptop, gpu or paper
 seed = 0  # that of the model that is looked at
 device = "auto"  # auto, cpu, cuda or mps
 dtype = None  # float32, bfloat16 or float64; None: the scale's own
+batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 
 # %%
 from kemem import book, plot
 from kemem.studies import memories
 
 lab = book.open_chapter("01_memories", globals())
-settings = memories.settings(scale, seed=seed, dtype=dtype)
+settings = memories.settings(scale, seed=seed, dtype=dtype, device=lab.card)
 row = memories.run(lab, settings)
 v = row.values
 print(f"{v['layers']} layers of {v['memories']} memories, each a vector of {v['width']} numbers; {row.origin} row {row.digest}")

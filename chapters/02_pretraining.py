@@ -36,6 +36,7 @@ scale = "laptop"  # sizes of everything: smoke, laptop, gpu or paper
 seed = 0  # draws the weights and the order of the data
 device = "auto"  # auto, cpu, cuda or mps
 dtype = None  # float32, bfloat16 or float64; None: the scale's own
+batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 corpus = None  # a corpus as in chapter 00, docstrings or files:PATH for instance; None: the scale's own
 instances = None  # blocks of held-out text per part of the corpus; None: the scale's own
 coefficient = "abs"  # how the work of a memory is read at the end of the page: abs, relu or relu-gate
@@ -43,11 +44,11 @@ model = None  # family to train, gpt2 or llama for instance; None: olmo
 
 # %%
 from kemem import book, plot
-from kemem.studies import decay, pretraining
+from kemem.studies import cost, pretraining, stages
 
 lab = book.open_chapter("02_pretraining", globals())
 settings = pretraining.settings(
-    scale, seed=seed, corpus=corpus, dtype=dtype, family=model, instances=instances
+    scale, seed=seed, corpus=corpus, dtype=dtype, family=model, instances=instances, device=lab.card
 )
 setup = settings.setup
 
@@ -86,6 +87,8 @@ for name, text in samples.values["samples"].items():
 # %%
 row = pretraining.run(lab, settings)
 v = row.values
+if lab.drift(row):
+    print(f"The text of this run is {lab.drift(row)}; its numbers differ from the recorded ones for that reason alone.")
 plot.table(
     [
         ("layers L", setup.layers, 16),
@@ -124,11 +127,11 @@ plot.table(
 # and `folder/step<N>` then opens with `transformers.AutoModelForCausalLM.from_pretrained`.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-pretraining-loss", "caption": "Training loss, and loss on held-out text of each kind at the stages that are kept (markers). Below: the learning rate."}, "image": {"alt": "Two panels over training tokens. Above, the training loss falls steeply at first and then slowly, with the held-out losses of the two kinds of text beside it. Below, the learning rate rises linearly and falls along a cosine to a tenth of its peak."}}
-history, stages = v["history"], v["stages"]
+history, seen = v["history"], v["stages"]
 with plot.figure(rows=2, height=2.2, sharex=True, gridspec_kw={"height_ratios": [3, 1]}) as (above, below):
     above.plot([h["tokens"] / 1e6 for h in history], [h["loss"] for h in history], color="#aaaaaa", linewidth=1, label="training batches")
-    for i, name in enumerate(stages[0]["loss"]):
-        plot.series(above, [s["tokens"] / 1e6 for s in stages], [s["loss"][name] for s in stages], f"held-out {name}", origin=row.origin, index=i)
+    for i, name in enumerate(seen[0]["loss"]):
+        plot.series(above, [s["tokens"] / 1e6 for s in seen], [s["loss"][name] for s in seen], f"held-out {name}", origin=row.origin, index=i, drift=lab.drift(row))
     above.set(ylabel="loss (nats a token)", title="Loss over training")
     above.legend()
     below.plot([h["tokens"] / 1e6 for h in history], [h["lr"] for h in history], color="black")
@@ -136,8 +139,32 @@ with plot.figure(rows=2, height=2.2, sharex=True, gridspec_kw={"height_ratios": 
 
 # %% tags=["hide-input"]
 plot.table(
-    [(s["step"], f"{s['tokens'] / 1e6:.2f}", *(f"{loss:.2f}" for loss in s["loss"].values())) for s in stages],
-    ("step", "million tokens", *(f"loss, {name}" for name in stages[0]["loss"])),
+    [(s["step"], f"{s['tokens'] / 1e6:.2f}", *(f"{loss:.2f}" for loss in s["loss"].values())) for s in seen],
+    ("step", "million tokens", *(f"loss, {name}" for name in seen[0]["loss"])),
+)
+
+# %% [markdown]
+# How much of the machine did that use? A token costs about
+#
+# ```{math}
+# :label: eq-training-flops
+# 6P + 12\,L\,D\,T \quad \text{floating-point operations}
+# ```
+#
+# in training: every one of the $P$ parameters takes part in one product forward and two backward, two operations each, and attention adds its scores and sums over $T$ keys. Times the tokens a second this is the arithmetic that was
+# done; over what a card can do at most it is the *model FLOPs utilisation* (MFU) {cite}`chowdhery2023palm`, given where that maximum is known.
+
+# %% tags=["hide-input", "nbval-ignore-output"]
+spent = cost.training(row)
+plot.table(
+    [
+        ("device", row.provenance["device"]),
+        ("tokens a second", f"{spent['tokens_per_second']:,.0f}"),
+        ("operations a token", f"{spent['flops_per_token'] / 1e6:,.1f} million"),
+        ("operations a second", f"{spent['flops_per_second'] / 1e9:,.1f} billion"),
+        ("MFU", "not given: no maximum is published for it" if spent["mfu"] is None else f"{100 * spent['mfu']:.1f} %"),
+    ],
+    ("", f"this model ({row.origin})"),
 )
 
 # %% [markdown]
@@ -159,17 +186,17 @@ plot.table(
 # The fact counts as known if the truth has the highest score. Guessing would find roughly one in the number of candidates.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-pretraining-known", "caption": "Share of facts of the world that the model ranks first among the candidates, by kind of fact, at each stage."}, "image": {"alt": "One curve for each kind of fact over training tokens: the share of questions answered right, from near chance at the first stage to its value at the last."}}
-kinds = list(stages[-1]["known"])
+kinds = list(seen[-1]["known"])
 with plot.figure(height=3.6) as axes:
     for i, kind in enumerate(kinds):
-        plot.series(axes, [s["tokens"] / 1e6 for s in stages], [100 * s["known"][kind] for s in stages], f"{kind}, {v['asked'][kind]} asked", origin=row.origin, index=i)
+        plot.series(axes, [s["tokens"] / 1e6 for s in seen], [100 * s["known"][kind] for s in seen], f"{kind}, {v['asked'][kind]} asked", origin=row.origin, index=i)
     axes.set(xlabel="tokens read (millions)", ylabel="known (%)", title="Facts known over training", ylim=(-2, 102))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 # %% tags=["hide-input"]
 plot.table(
-    [(kind, v["asked"][kind], *(f"{100 * s['known'][kind]:.0f} %" for s in stages)) for kind in kinds],
-    ("kind of fact", "asked", *(f"step {s['step']}" for s in stages)),
+    [(kind, v["asked"][kind], *(f"{100 * s['known'][kind]:.0f} %" for s in seen)) for kind in kinds],
+    ("kind of fact", "asked", *(f"step {s['step']}" for s in seen)),
 )
 
 # %% [markdown]
@@ -183,7 +210,7 @@ plot.table(
 # content is not; facts come last.
 
 # %% tags=["hide-input"]
-for s in stages:
+for s in seen:
     print(f"step {s['step']}")
     for text in s["written"]:
         print(f"    {text.strip()!r}")
@@ -194,7 +221,7 @@ for s in stages:
 # The stages differ in more than what they know. The next chapter asks how widely each of them uses its memories; a first look, as a share of all memories:
 
 # %% tags=["hide-input"]
-about = decay.subject(scale, model=settings, coefficient=coefficient)
+about = stages.subject(scale, model=settings, coefficient=coefficient)
 used = about.row(lab)
 plot.table(
     [(s["revision"], f"{100 * s['effective_share']:.1f} %") for s in used.values["stages"]],

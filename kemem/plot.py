@@ -78,10 +78,15 @@ def series(
     *,
     origin: str = "live",
     index: int = 0,
+    drift: str = "",
     **keywords: Any,
 ) -> None:
-    """One labelled curve; its origin is part of the label, so a legend says what was computed here."""
-    axes.plot(x, y, label=f"{label} ({origin})", **{**look(origin, index), **keywords})
+    """One labelled curve; its origin is part of the label, so a legend says what was computed here.
+
+    drift: how its text differs from the recorded one (`Lab.drift`), which the label then says too.
+    """
+    said = ", ".join(filter(None, (origin, drift)))
+    axes.plot(x, y, label=f"{label} ({said})", **{**look(origin, index), **keywords})
 
 
 def spread(

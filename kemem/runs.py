@@ -18,30 +18,25 @@ An arm is *live* (computed here even where a record exists) or *recorded* (read 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import errno
 import hashlib
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from kemem.errors import BadInput
+from kemem.provenance import measured, origin
 
 MODES = ("run", "replay", "record")
-LIBRARIES = ("kemem", "torch", "transformers", "tokenizers", "numpy")
 
 
 class MissingRow(LookupError):
@@ -127,6 +122,13 @@ class Store:
         self.records = None if records is None else Path(records)
         self.mode = mode
         self.keep_stale = keep_stale
+        self.computes = mode != "replay"
+
+    def reader(self) -> Store:
+        """The same rows, of which none is computed: what is not finished raises MissingRow."""
+        view = copy.copy(self)
+        view.computes = False
+        return view
 
     # ------------------------------------------------------------------ reading
     def _name(self, study: str, settings: Any) -> str:
@@ -184,7 +186,7 @@ class Store:
         found = self.find(study, version, settings, recorded=recorded)
         if found is not None:
             return found
-        if self.mode == "replay" or (recorded and self.mode == "run" and self.records is not None):
+        if not self.computes or (recorded and self.mode == "run" and self.records is not None):
             raise MissingRow(self._missing(study, version, settings))
         folder = self.records if self.mode == "record" else self.live
         assert folder is not None
@@ -276,90 +278,24 @@ def _write(path: Path, document: dict[str, Any]) -> None:
         raise
 
 
-# ---------------------------------------------------------------------- provenance
-def commit() -> str | None:
-    """The git commit of this checkout, with + when tracked files differ from it; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        ask = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
-        head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask)
-        if head.returncode:
-            return None
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "kemem"], **ask
-        ).stdout.strip()
-        return head.stdout.strip() + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
+FIELDS = ("corpus", "versions", "commit", "device")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+def differences(rows: Mapping[str, Row], fields: Sequence[str] = FIELDS) -> list[str]:
+    """What of the provenance differs between rows that a figure joins: one line a field, none where all agree.
 
-
-def origin() -> dict[str, Any]:
-    return {
-        "commit": commit(),
-        "versions": versions(),
-        "finished": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-@contextlib.contextmanager
-def measured(provenance: dict[str, Any], device: str = "cpu") -> Iterator[None]:
-    """Adds device, seconds and peak memory (MiB: on CUDA of the device, else of the process) to `provenance`."""
-    import torch
-
-    cuda = device.startswith("cuda")
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        _reset_peak()
-    start = time.perf_counter()
-    yield
-    provenance["seconds"] = round(provenance.get("seconds", 0.0) or time.perf_counter() - start, 2)
-    if cuda:
-        provenance["device"] = torch.cuda.get_device_name()
-        provenance["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    else:
-        provenance["device"] = device
-        provenance["threads"] = torch.get_num_threads()
-        provenance["peak_memory_mib"] = _peak()
-
-
-def _reset_peak() -> None:
-    with contextlib.suppress(OSError):  # Linux only; elsewhere the peak is that of the process so far
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return round(int(line.split()[1]) / 1024)
-    try:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return round(peak / (2**20 if sys.platform == "darwin" else 1024))
-    except ImportError:  # Windows
-        return None
-
-
-def differences(rows: Mapping[str, Row]) -> list[str]:
-    """What of the provenance differs between rows that a figure joins: one line a field, none where all agree."""
+    The rows are named up to a handful and counted beyond.
+    """
     lines = []
-    for field in ("corpus", "versions", "commit", "device"):
+    for field in fields:
         seen: dict[str, list[str]] = {}
         for name, row in rows.items():
             seen.setdefault(json.dumps(row.provenance.get(field), sort_keys=True), []).append(name)
         if len(seen) > 1:
-            lines.append(
-                f"{field}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in seen.items())
-            )
+            said = (f"{value} in {_some(names)}" for value, names in seen.items())
+            lines.append(f"{field}: " + "; ".join(said))
     return lines
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} rows"

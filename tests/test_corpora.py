@@ -16,7 +16,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kemem.corpora import Corpus, corpus, docstrings, files, hub, specs
+from kemem.corpora import Corpus, corpus, docstrings, files, hub, specs, stream
 from kemem.corpora.spec import Part, options
 from kemem.errors import BadInput
 
@@ -579,3 +579,20 @@ DATA = os.environ.get("KEMEM_DATA")
 def test_real_text(path: str, count: int) -> None:
     found = corpus(f"files:$KEMEM_DATA/{path}")
     assert len(found) == count and found.characters > 500 * count
+
+
+def test_a_stream_reads_no_further_than_it_is_asked(tmp_path):
+    whole, broken = tmp_path / "a.txt", tmp_path / "b.jsonl"
+    whole.write_text("one\n\ntwo\nthree\n")
+    broken.write_text('{"text": "four"}\nthis is no JSON\n')
+    spec = f"files:{whole}+files:{broken}"
+    texts = stream(spec)
+    assert [next(texts) for _ in range(4)] == ["one", "two", "three", "four"]
+    with pytest.raises(BadInput, match=r"b\.jsonl, line 2"):
+        next(texts)
+    assert list(stream(f"files:{whole}")) == list(corpus(f"files:{whole}").texts)
+    with pytest.raises(BadInput, match="exists"):
+        stream(f"files:{whole}+files:{tmp_path / 'absent.txt'}")  # before the first text is read
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(BadInput, match="must hold text"):
+        list(stream(f"files:{tmp_path / 'blank.txt'}"))

@@ -15,7 +15,7 @@ FLOORS = [
     {"entropy", "continual", "editing"},
     {"training", "evaluation", "corpora", "models", "runs", "plot"},
     {"world", "memory", "objective"},
-    {"families", "trace", "progress", "arithmetic"},
+    {"families", "trace", "progress", "arithmetic", "provenance"},
     {"errors"},
 ]
 SIDEWAYS = {("cli", "book")}  # `kemem run` runs a chapter

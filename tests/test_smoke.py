@@ -20,6 +20,18 @@ MISTAKES = {
         '"abs": torch.square',
     ),
     "padding is counted": ("03", "kemem/entropy/batches.py", "tensor[row, start:stop]", "tensor[row]"),
+    "the optimizer forgets faster": (
+        "02",
+        "kemem/training/optimizer.py",
+        "betas=recipe.betas,",
+        "betas=(0.9, 0.9),",
+    ),
+    "weights do not decay": (
+        "03",
+        "kemem/training/optimizer.py",
+        '"weight_decay": recipe.weight_decay}',
+        '"weight_decay": 0.0}',
+    ),
     "the schedule ends too low": (
         "02",
         "kemem/training/recipe.py",

@@ -119,5 +119,6 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "padding": _one_of("mask", "include"),
     "seed": _whole(0),
     "instances": _whole(1),
+    "batch_size": _whole(1),
     "corpus": _corpus,
 }

@@ -55,6 +55,7 @@ def open_lab(root: Path, parameters: Mapping[str, Any], *, title: str = "") -> L
         root=root,
         device=parameters.get("device", "auto"),
         dtype=parameters.get("dtype"),
+        batch_size=parameters.get("batch_size"),
         progress=Terminal(title),
         retrain=os.environ.get("KEMEM_TRAIN", "") == "all",
         parameters=dict(parameters),

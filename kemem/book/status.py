@@ -11,8 +11,8 @@ from typing import Any
 from kemem.book.notebooks import differences
 from kemem.book.places import chapters, store_folder
 from kemem.book.run import Execution, load
-from kemem.runs import versions
-from kemem.studies import CHAPTERS
+from kemem.provenance import versions
+from kemem.studies import STUDIES
 from kemem.studies.lab import SCALES
 
 EXECUTIONS = "executions.json"
@@ -110,15 +110,13 @@ def _freshness(found: list[Document]) -> str:
 def studies() -> dict[str, tuple[str, int]]:
     """Chapter and current version of every study, by the name in its rows.
 
-    A module of `kemem.studies` says STUDY and VERSION, or, where it makes rows of several kinds, STUDIES: a version
-    for each name.
+    A module of `kemem.studies` says CHAPTER, STUDY and VERSION, or, where it makes rows of several kinds, ROWS: a
+    version for each name.
     """
     return {
-        name: (chapter, version)
-        for chapter, module in CHAPTERS.items()
-        for name, version in getattr(
-            module, "STUDIES", {getattr(module, "STUDY", ""): module.VERSION}
-        ).items()
+        name: (module.CHAPTER, version)
+        for module in STUDIES
+        for name, version in getattr(module, "ROWS", {getattr(module, "STUDY", ""): module.VERSION}).items()
     }
 
 

@@ -1,6 +1,6 @@
 """`kemem entropy`: knowledge entropy of a model, or of several revisions of it, on one text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -61,7 +61,7 @@ def entropy(
     at_least(1, instances=instances, length=length, batch_size=batch_size)
     check_json(json)
     from kemem import models
-    from kemem.corpora import corpus as read
+    from kemem.corpora import stream
 
     quiet_libraries()
     one_of("--dtype", dtype, tuple(models.DTYPES))
@@ -70,7 +70,7 @@ def entropy(
     wanted: list[str | None] = list(revision or [None])
     for each in wanted:
         _check_family(models.family(model, revision=each), coefficient)
-    texts: tuple[str, ...] = ()
+    texts: Prefix | None = None
     rows: list[dict[str, Any]] = []
     complete = False
     try:
@@ -80,9 +80,7 @@ def entropy(
                 net, tokenizer = models.load(model, revision=each, device=device, dtype=dtype)
             if tokenizer is None:
                 raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")
-            if not texts:
-                with patience(f"reading {corpus}"):
-                    texts = read(corpus).texts
+            texts = texts or Prefix(stream(corpus))
             found = measured(
                 net, tokenizer, texts, instances=instances, length=length, batch_size=batch_size,
                 coefficient=coefficient, padding=padding, attention=attention, title=name,
@@ -116,6 +114,19 @@ def entropy(
             show(rows)
 
 
+class Prefix:
+    """Texts that are read once and may be gone through again: no more of a corpus is read than was asked for."""
+
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._rest, self._read = texts, list[str]()
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._read
+        for text in self._rest:
+            self._read.append(text)
+            yield text
+
+
 def _check_family(family: str, coefficient: str) -> None:
     """What `Memories` and `measure` would refuse too, before any weights are read."""
     from kemem.memory import LAYOUTS
@@ -134,7 +145,7 @@ def _check_family(family: str, coefficient: str) -> None:
 def measured(
     net: Any,
     tokenizer: Any,
-    texts: tuple[str, ...],
+    texts: Iterable[str],
     *,
     instances: int,
     length: int | None,
@@ -155,7 +166,7 @@ def measured(
     used = asked if longest is None else min(asked, longest)
     if length is not None and used < length:
         say(f"--length {length} is beyond the model's context and was cut to it: {used} tokens.")
-    with patience(f"tokenising for {title}"):
+    with patience(f"reading texts for {title}"):
         chosen = corpora.instances(texts, tokenizer, used, limit=instances)
     if chosen.skipped:
         say(f"texts skipped, as they have no token: {chosen.skipped}.")

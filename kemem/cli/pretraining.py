@@ -103,7 +103,7 @@ def chosen(
     from kemem.studies import pretraining
     from kemem.training import bfloat16_runs
 
-    settings = pretraining.settings(scale, seed=seed, corpus=corpus)
+    settings = pretraining.settings(scale, seed=seed, corpus=corpus, device=device)
     setup = settings.setup
     if dtype == "bfloat16":
         setup = setup.with_(dtype="float32", precision="bfloat16")

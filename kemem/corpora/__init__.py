@@ -2,9 +2,10 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from kemem.corpora import docstrings, files, hub
 from kemem.corpora.packing import Blocks, Instances, instances, pack
@@ -14,7 +15,7 @@ from kemem.errors import BadInput
 from kemem.world import World
 
 __all__ = [
-    "Blocks", "Corpus", "Instances", "corpus", "instances", "load_tokenizer", "pack", "specs",
+    "Blocks", "Corpus", "Instances", "corpus", "instances", "load_tokenizer", "pack", "specs", "stream",
     "train_tokenizer",
 ]  # fmt: skip
 
@@ -69,14 +70,30 @@ def _part_of(text: str) -> str:
 
 def corpus(spec: str) -> Corpus:
     """Read a corpus; how specs are written stands in `kemem.corpora.spec`. Refused: a part without text."""
-    texts: list[str] = []
     versions: dict[str, str] = {}
-    for part in specs(spec):
-        before = len(texts)
-        texts.extend(_READERS[part.scheme](part, versions))
-        if not any(text.strip() for text in texts[before:]):
-            raise BadInput(f"a corpus must hold text; got none in {part.scheme}:{part.rest}.")
-    return Corpus(spec.strip(), tuple(texts), versions)
+    texts = tuple(text for part in specs(spec) for text in _texts(part, versions))
+    return Corpus(spec.strip(), texts, versions)
+
+
+def stream(spec: str) -> Iterator[str]:
+    """The texts of a corpus in its order, each read when it is asked for: the first ones of a file of any size.
+
+    Refused as by `corpus`, but for damage in what is never read. Files that do not exist are refused at once.
+    """
+    parts = specs(spec)
+    for part in parts:
+        if part.scheme == "files":
+            files.files(part.rest)
+    return chain.from_iterable(_texts(part, {}) for part in parts)
+
+
+def _texts(part: Part, versions: dict[str, str]) -> Iterator[str]:
+    empty = True
+    for text in _READERS[part.scheme](part, versions):
+        empty = empty and not text.strip()
+        yield text
+    if empty:
+        raise BadInput(f"a corpus must hold text; got none in {part.scheme}:{part.rest}.")
 
 
 def _docstrings(part: Part, versions: dict[str, str]) -> Iterable[str]:

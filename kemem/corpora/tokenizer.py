@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from kemem.corpora.files import expanded
 from kemem.errors import BadInput
 
 END, PADDING, MASK, UNKNOWN = "<|endoftext|>", "<|padding|>", "<mask>", "<unk>"
@@ -62,9 +63,9 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     """A tokenizer from a JSON file of the `tokenizers` package, a local folder, or the hub.
 
     A JSON file names no roles, so end of text, padding and mask are found by their customary names. One of
-    the hub that was loaded before is found again without a network.
+    the hub that was loaded before is found again without a network. A path may begin with `$KEMEM_DATA`.
     """
-    place = Path(name).expanduser()
+    place = expanded(name)
     if place.is_file():
         return _from_json(place)
     folder = place.is_dir()

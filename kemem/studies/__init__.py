@@ -3,15 +3,15 @@
 from types import ModuleType
 
 from kemem.runs import Store
-from kemem.studies import decay, memories, pretraining
+from kemem.studies import decay, memories, pretraining, stages
 from kemem.studies.lab import Result
 
-CHAPTERS: dict[str, ModuleType] = {module.CHAPTER: module for module in (memories, pretraining, decay)}
+STUDIES: tuple[ModuleType, ...] = (memories, pretraining, stages, decay)
 
 
 def results(store: Store, scale: str) -> dict[str, Result]:
     """Every number that prose may quote, by name, from the rows of a scale; nothing is computed."""
     found: dict[str, Result] = {}
-    for module in CHAPTERS.values():
+    for module in STUDIES:
         found |= module.results(store, scale)
     return found

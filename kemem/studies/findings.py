@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -119,7 +119,25 @@ def agreement(claim: str, statement: str, changes: dict[str, float], reference: 
     return Finding(claim, statement, f"{measured} nats", "holds" if len(same) == len(changes) else "fails")
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> str:
-    """Spearman's rank correlation as text, with n."""
-    found = stats.spearmanr(x, y)
-    return f"{float(found.statistic):+.2f} (n = {len(x)})"
+FACTORS = {
+    "time constants": lambda row: row.values["time_constants"],
+    "weight decay": lambda row: row.settings["setup"]["weight_decay"],
+    "peak rate": lambda row: row.settings["setup"]["learning_rate"],
+    "steps": lambda row: row.settings["setup"]["steps"],
+    "final loss": lambda row: row.values["points"][-1]["loss"],
+}
+
+
+def drivers(arms: Mapping[str, Sequence[Row]]) -> dict[str, tuple[float, float]]:
+    """Spearman's rank correlation of each factor with the late change of entropy, and its two-sided p value.
+
+    One point an arm, the mean of its seeds: seeds of one arm are no independent evidence on what differs between arms.
+    """
+    changes = [change([late(row.values["points"], "entropy") for row in rows]).mean for rows in arms.values()]
+    found = {}
+    for name, read in FACTORS.items():
+        values = [math.fsum(map(read, rows)) / len(rows) for rows in arms.values()]
+        if len(set(values)) > 1:
+            test = stats.spearmanr(values, changes)
+            found[name] = (float(test.statistic), float(test.pvalue))
+    return found

@@ -17,7 +17,7 @@ from kemem import entropy, models, trace
 from kemem.corpora import instances
 from kemem.memory import Memories
 from kemem.runs import Row, Store
-from kemem.studies import pretraining
+from kemem.studies import checkpoints, pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import read, spread
@@ -51,16 +51,16 @@ SIZES = {
 }
 
 
-def settings(scale: str, *, seed: int = 0, dtype: str | None = None) -> Looking:
+def settings(scale: str, *, seed: int = 0, dtype: str | None = None, device: str | None = None) -> Looking:
     changes = {**SIZES.get(scale, {}), **({} if dtype is None else {"dtype": dtype})}
-    return Looking(pretraining.settings(scale, seed=seed), seed=seed, **changes)
+    return Looking(pretraining.settings(scale, seed=seed, device=device), seed=seed, **changes)
 
 
 def run(lab: Lab, s: Looking) -> Row:
     """The chapter's row: everything it shows, texts included."""
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
-        model, tok, found = pretraining.load(lab, s.model, s.model.steps[-1], dtype=s.dtype)
+        model, tok, found = checkpoints.load(lab, s.model, s.model.steps[-1], dtype=s.dtype)
         text = read(s.model.setup.corpus)
         provenance["corpus"] = {"spec": text.spec, "digest": text.digest, "versions": text.versions}
         provenance["checkpoints"] = "shipped" if found.shipped else "live"

@@ -6,27 +6,25 @@ world the model ranks first among candidates, by kind of fact, and what it write
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import defaultdict
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from kemem import corpora, evaluation, models
+from kemem import evaluation, models, training
 from kemem.corpora import specs
 from kemem.errors import BadInput
-from kemem.runs import Row, Store, digest
+from kemem.runs import Row, Store
 from kemem.studies.lab import Lab, Result
+from kemem.studies.questions import Question, draw, questions
 from kemem.studies.setup import Setup, blocks, read, tokenizer, train
 
 STUDY, TEXTS = "pretraining", "texts"
 VERSION = 1
 CHAPTER = "02_pretraining"
-STUDIES = {STUDY: VERSION, TEXTS: VERSION}
+ROWS = {STUDY: VERSION, TEXTS: VERSION}
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,18 @@ SCALES: dict[str, Pretraining] = {
     ),
 }  # fmt: skip
 
+SMALL_CARD = Pretraining(
+    Setup(
+        corpus=NOVELS + "+world:people=2000,documents=200000", vocabulary=8192,
+        layers=8, width=384, memories=1536, heads=6, length=256, rows=64, accumulation=4, steps=4000,
+        learning_rate=1.5e-3, weight_decay=0.1,
+    ),
+    held_out=200_000, facts=1000,
+)  # fmt: skip
+"""The `gpu` scale on a card of 16 GB, or on one that does not multiply bfloat16: smaller, and in float32."""
+SMALLER = {"gpu": SMALL_CARD}
+LARGE_CARD_GIB = 20
+
 
 def settings(
     scale: str,
@@ -92,12 +102,14 @@ def settings(
     dtype: str | None = None,
     family: str | None = None,
     instances: int | None = None,
+    device: str | None = None,
 ) -> Pretraining:
     """The scale's settings with what the reader chose instead; None: the scale's own.
 
-    family: the architecture that is trained, at the same sizes. instances: blocks of held-out text.
+    family: the architecture that is trained, at the same sizes. instances: blocks of held-out text. device: where it
+    will run; a small card gets a smaller model, whose rows are rows of their own.
     """
-    base = SCALES[scale]
+    base = SMALLER[scale] if scale in SMALLER and small_card(device) else SCALES[scale]
     if family is not None and family not in models.FAMILIES:
         known = ", ".join(sorted(models.FAMILIES))
         raise BadInput(f"the model of this chapter is a family, one of {known}; got {family!r}.")
@@ -105,6 +117,14 @@ def settings(
     setup = base.setup.with_(seed=seed, **{name: v for name, v in given.items() if v is not None})
     held_out = base.held_out if instances is None else instances * setup.length
     return replace(base, setup=setup, seed=seed, held_out=held_out)
+
+
+def small_card(device: str | None) -> bool:
+    """Whether this is a CUDA device with less than LARGE_CARD_GIB, or one that does not multiply bfloat16."""
+    if device is None or models.named_device(device).type != "cuda":
+        return False
+    memory = torch.cuda.get_device_properties(models.named_device(device)).total_memory
+    return memory < LARGE_CARD_GIB * 2**30 or not training.bfloat16_runs(device)
 
 
 def run(lab: Lab, s: Pretraining) -> Row:
@@ -125,6 +145,11 @@ def run(lab: Lab, s: Pretraining) -> Row:
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
 
 
+def folder(lab: Lab, s: Pretraining) -> Path:
+    """Where the checkpoints of these settings are kept."""
+    return lab.store.folder(STUDY, VERSION, s)
+
+
 @dataclass(frozen=True)
 class Texts:
     """One short training text of each part of a corpus, for the page."""
@@ -143,7 +168,7 @@ def texts(lab: Lab, s: Pretraining) -> Row:
         for name, spec in sources(asked.corpus).items():
             text = read(spec)
             chosen = min(
-                (t for t in text.part("train") if len(t) <= asked.longest), key=_draw, default=text.texts[0]
+                (t for t in text.part("train") if len(t) <= asked.longest), key=draw, default=text.texts[0]
             )
             samples[name] = chosen[: asked.longest]
             documents[name], characters[name] = len(text), text.characters
@@ -158,6 +183,7 @@ class Watch:
 
     def __init__(self, lab: Lab, s: Pretraining) -> None:
         self.settings = s
+        self.batch_size = lab.batch_size or 32
         self.tokenizer = tokenizer(lab, s.setup)
         self.held_out = {
             name: blocks(lab, s.setup, spec, "test", limit=s.held_out)
@@ -172,7 +198,10 @@ class Watch:
         s = self.settings
         return {
             "tokens": step * s.setup.rows * s.setup.length,
-            "loss": {name: evaluation.loss(model, text) for name, text in self.held_out.items()},
+            "loss": {
+                name: evaluation.loss(model, text, batch_size=self.batch_size)
+                for name, text in self.held_out.items()
+            },
             "known": {kind: self.known(model, asked) for kind, asked in self.facts.items()},
             "written": [
                 evaluation.sample(model, self.tokenizer, prompt, tokens=s.written) for prompt in self.prompts
@@ -184,6 +213,7 @@ class Watch:
         found = evaluation.cloze(
             model, self.tokenizer, [q.prompt for q in asked], [q.candidates for q in asked],
             [q.candidates.index(q.answer) for q in asked], start=[self.tokenizer.eos_token_id],
+            batch_size=self.batch_size,
         )  # fmt: skip
         return found.accuracy
 
@@ -200,128 +230,6 @@ def sources(spec: str) -> dict[str, str]:
         )
         named[name if name not in named else f"{name} {len(named)}"] = whole
     return named
-
-
-@dataclass(frozen=True)
-class Question:
-    """A fact with one object, its first cloze prompt, and every object of that type."""
-
-    subject: str
-    relation: str
-    prompt: str
-    answer: str
-    candidates: tuple[str, ...]
-
-
-def questions(spec: str, count: int, *, most: int = 24) -> dict[str, list[Question]]:
-    """Questions on reported facts of the corpus's world, by kind of fact. Empty where the corpus holds no world.
-
-    About `count` in all, spread evenly over the kinds and drawn by hash; at most `most` candidates each, likewise.
-    """
-    world = next((corpora.world(part)[0] for part in specs(spec) if part.scheme == "world"), None)
-    if world is None:
-        return {}
-    kinds: dict[str, list[Any]] = defaultdict(list)
-    for fact in world.facts("trained", part="reported"):
-        if len(fact.objects) == 1:
-            kinds[fact.kind].append(fact)
-    share = max(1, count // len(kinds))
-    found: dict[str, list[Question]] = {}
-    for kind, facts in sorted(kinds.items()):
-        for fact in sorted(facts, key=lambda f: _draw(f.subject, f.relation))[:share]:
-            answer = fact.objects[0]
-            others = sorted(
-                (c for c in world.candidates(fact) if c != answer), key=lambda c: _draw(fact.subject, c)
-            )
-            question = Question(
-                fact.subject, fact.relation, fact.prompt(0), answer, (answer, *others[: most - 1])
-            )
-            found.setdefault(kind, []).append(question)
-    return found
-
-
-def _draw(*words: str) -> bytes:
-    return sha256(" ".join(words).encode()).digest()
-
-
-# ---------------------------------------------------------------------- checkpoints
-def folder(lab: Lab, s: Pretraining) -> Path:
-    return lab.store.folder(STUDY, VERSION, s)
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A stage of the model on disk. `shipped` ones came with the book, in half precision."""
-
-    path: Path
-    step: int
-    shipped: bool
-
-
-def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
-    """A stage of the model: computed here if it was, else shipped with the book, else trained now."""
-    if step not in s.steps:
-        raise BadInput(f"this model was kept at the steps {', '.join(map(str, s.steps))}; got {step}.")
-    path = folder(lab, s) / f"step{step}"
-    if not (path / "config.json").is_file() and not lab.retrain:
-        found = _shipped(lab, s, step)
-        if found is not None:
-            return found
-    if not (path / "config.json").is_file():
-        train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=Watch(lab, s).stage)
-    return Checkpoint(path, step, shipped=False)
-
-
-def load(
-    lab: Lab, s: Pretraining, step: int, *, dtype: str | None = None
-) -> tuple[nn.Module, Any, Checkpoint]:
-    """A stage of the model, its tokenizer, and where they came from."""
-    found = checkpoint(lab, s, step)
-    model, tok = models.load(str(found.path), device=lab.device, dtype=dtype or s.setup.dtype)
-    return model, tok, found
-
-
-def _shipped(lab: Lab, s: Pretraining, step: int) -> Checkpoint | None:
-    for recipe in sorted(lab.shipped.glob("*/recipe.json")):
-        document = json.loads(recipe.read_text(encoding="utf-8"))
-        path = recipe.parent / f"step{step}"
-        if document["digest"] != digest(STUDY, VERSION, s) or str(step) not in document["sha256"]:
-            continue
-        weights = path / "model.safetensors"
-        if not weights.is_file() or sha256(weights.read_bytes()).hexdigest() != document["sha256"][str(step)]:
-            raise BadInput(
-                f"the shipped checkpoint {path} is not what its recipe says (checksum); check it out again."
-            )
-        return Checkpoint(path, step, shipped=True)
-    return None
-
-
-def ship(lab: Lab, s: Pretraining, name: str) -> Path:
-    """Write the stages of a finished run, in half precision, with recipe and checksums, among the records."""
-    import torch
-
-    target = lab.shipped / name
-    if target.exists():
-        shutil.rmtree(target)
-    sums = {}
-    for step in s.steps:
-        model, tok = models.load(str(folder(lab, s) / f"step{step}"), device="cpu", dtype="float32")
-        place = target / f"step{step}"
-        model.to(torch.float16).save_pretrained(place)
-        tok.save_pretrained(place)
-        sums[str(step)] = sha256((place / "model.safetensors").read_bytes()).hexdigest()
-    row = run(lab, s)
-    document = {
-        "digest": row.digest,
-        "study": STUDY,
-        "settings": row.settings,
-        "sha256": sums,
-        "provenance": row.provenance,
-    }
-    (target / "recipe.json").write_text(
-        json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    return target
 
 
 # ---------------------------------------------------------------------- numbers for prose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -141,8 +142,12 @@ def train(
     model = models.build(setup.shape(len(tok)), tok, seed=setup.seed).to(
         place, models.named_dtype(setup.dtype)
     )
+    recipe = setup.recipe(keep)
+    if lab.batch_size is not None:
+        pieces = max(recipe.accumulation, math.ceil(recipe.batch_size / lab.batch_size))
+        recipe = replace(recipe, accumulation=pieces)
     history = training.train(
-        model, training.Domain(setup.corpus, data), setup.recipe(keep), out=folder, tokenizer=tok,
+        model, training.Domain(setup.corpus, data), recipe, out=folder, tokenizer=tok,
         at_checkpoint=at_checkpoint, progress=lab.progress,
     )  # fmt: skip
     text = read(setup.corpus)
