@@ -162,8 +162,8 @@ with plot.figure(height=3.2) as axes:
     axes.legend()
 
 # %% [markdown]
-# Both texts are of our choosing, and one is invented. So two more models of the same shape were trained on English prose that is nobody's toy, novels of 1839 to 1929 and abstracts of PubMed, through OLMo's own tokenizer: one with weight decay for
-# as many time constants as the model above, one without any. Each is measured on held-out text of both kinds, and on two kinds that neither has read: paragraphs of Wikipedia and addresses of presidents. These runs were recorded, because the files are
+# Both texts are of our choosing, and one is invented. So two more models of the same shape were trained on English prose that is nobody's toy, novels of 1839 to 1929 and abstracts of PubMed, through OLMo's own tokenizer: one with weight decay,
+# one without any. Each is measured on held-out text of both kinds, and on two kinds that neither has read: paragraphs of Wikipedia and addresses of presidents. These runs were recorded, because the files are
 # not part of the book (chapter {doc}`00_how_to_read` says how to point `KEMEM_DATA` at them).
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-real", "caption": "Deficit over training of two models trained on novels and PubMed abstracts, measured on text of both kinds and on two kinds that were not in training. Left with weight decay, right without."}, "image": {"alt": "Two panels over training tokens with four curves each, one a kind of text: the deficit of a model trained with weight decay, and of one trained without."}}
@@ -173,7 +173,7 @@ if real:
         for axes, (name, rows) in zip(both, real.items(), strict=True):
             for i, (text, found) in enumerate(rows.items()):
                 plot.series(axes, stages.millions(found), [found.values["bound"] - s["entropy"] for s in found.values["stages"]], text, origin=found.origin, index=i)
-            axes.set(xlabel="tokens read (millions)", title=name.capitalize())
+            axes.set(xlabel="tokens read (millions)", title=f"{name.capitalize()}, {stages.time_constants(rows):.1f} time constants")
         both[0].set(ylabel="deficit (nats)")
         both[0].legend()
 else:
@@ -260,8 +260,17 @@ with plot.figure(height=3.6) as axes:
     axes.set(xlabel="share of the schedule (%)", ylabel="deficit (nats)", title="Weight decay and the decay of entropy")
     axes.legend()
 
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-shapes", "caption": "Effective share of memories over training for models of other shapes on the same text and schedule: half and twice the width, twice the depth, and an ungated feed-forward layer (GPT-2's; the paper's figure 6 has Pythia, which is ungated too). Mean of the seeds, band from lowest to highest."}, "image": {"alt": "Curves of the effective share of memories over the share of the schedule, one for each shape of model: half the width, twice the width, twice the depth, and ungated."}}
+with plot.figure(height=3.6) as axes:
+    for i, name in enumerate([n for n in ("base", "width x 1/2", "width x 2", "layers x 2", "ungated (GPT-2)") if n in sweep]):
+        points = [r.values["points"] for r in sweep[name]]
+        axis = [100 * p["step"] / points[0][-1]["step"] for p in points[0]]
+        plot.spread(axes, axis, [[100 * p["effective_share"] for p in run] for run in points], name, index=i, origin=sweep[name][0].origin)
+    axes.set(xlabel="share of the schedule (%)", ylabel="effective share (%)", title="Other shapes of model")
+    axes.legend()
+
 # %% [markdown]
-# The figure shows whole paths. For a number, take the change of $H$ from 20 % of the schedule (where the paper's first stage lies) to its end. A negative number is the decay that the paper speaks of.
+# The figures show whole paths. For a number, take the change of $H$ from 20 % of the schedule (where the paper's first stage lies) to its end. A negative number is the decay that the paper speaks of.
 
 # %% tags=["hide-input"]
 def summary(name):

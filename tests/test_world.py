@@ -469,14 +469,14 @@ def test_passages_tell_any_split(world):
 # Records
 
 
-def check_fictional(world: World, count: int):
-    for i, record in enumerate(world.fictional_knowledge(count)):
+def check_fictional(world: World, count: int, brief: bool = False):
+    for i, record in enumerate(world.fictional_knowledge(count, brief=brief)):
         text = record["train_context"]
-        told = cast_facts(world, i)
+        told = cast_facts(world, i, brief=brief)
         writer = told[0].subject
         known = {c.prompt: c for c in world.compositions(writer)}
-        for kind in ("mem", "gen", "hard_gen"):
-            assert len(set(record[f"{kind}_input"])) == len(record[f"{kind}_target"]) == 5
+        for kind, number in (("mem", 5), ("gen", 5), ("hard_gen", 3 if brief else 5)):
+            assert len(set(record[f"{kind}_input"])) == len(record[f"{kind}_target"]) == number
         assert record["gen_target"] == record["mem_target"]
         sentences = text.removesuffix(".").split(". ")
         for prompt, target in zip(record["mem_input"], record["mem_target"], strict=True):
@@ -502,6 +502,9 @@ def check_fictional(world: World, count: int):
 
 def test_fictional_knowledge(world):
     check_fictional(world, 8)
+    check_fictional(world, 8, brief=True)
+    long, short = (world.fictional_knowledge(1, brief=b)[0]["train_context"].count(". ") for b in (False, True))
+    assert (long, short) == (24, 7)
     assert len(world.fictional_knowledge(1, paraphrases=2)[0]["paraphrases"]) == 2
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from kemem import models
@@ -38,8 +39,11 @@ def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
         found = _shipped(lab, s, step)
         if found is not None:
             return found
-    if not (path / "config.json").is_file():
-        train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=Watch(lab, s).stage)
+    lock = lab.store.live / "locks" / f"train-{folder(lab, s).name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # rows made side by side ask for stages of one model
+        if not (path / "config.json").is_file():
+            train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=Watch(lab, s).stage)
     return Checkpoint(path, step, shipped=False)
 
 

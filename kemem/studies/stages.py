@@ -7,6 +7,7 @@ coefficient. Two more models of the same shape read real text through OLMo's own
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from kemem.runs import Row, Store
 from kemem.studies import checkpoints, pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import read, spread
+from kemem.studies.setup import Setup, read, spread
 
 STUDY = "entropy"
 VERSION = 1
@@ -234,7 +235,7 @@ REAL_TEXT = Pretraining(
         corpus=f"{NOVELS}+{PUBMED}",
         tokenizer="$KEMEM_DATA/tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json",
         vocabulary=50280,
-        steps=2000,
+        steps=800,
         weight_decay=3.6,
     ),
     prompts=("He looked at her and",),
@@ -270,6 +271,12 @@ def millions(row: Row) -> list[float]:
     """Millions of tokens that a model of ours had read at each of a row's stages."""
     setup = row.settings["model"]["setup"]
     return [_step(revision) * setup["rows"] * setup["length"] / 1e6 for revision in row.settings["revisions"]]
+
+
+def time_constants(rows: Mapping[str, Row]) -> float:
+    """Of AdamW's decay, over the run of the one model of ours that these rows measure."""
+    (found,) = {Setup(**row.settings["model"]["setup"]).recipe().time_constants for row in rows.values()}
+    return found
 
 
 def late(row: Row, *, start: float = 0.2) -> float:

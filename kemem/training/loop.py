@@ -175,7 +175,7 @@ class _Run:
         self.seed(self.done)
         passes, rows = self.order(self.done)
         keys = [row_key(recipe.seed, number, row) for number, row in zip(passes, rows.tolist(), strict=True)]
-        batch = self.objective.prepare(self.data.batch(rows), keys)
+        batch = self.objective.prepare(method.rows(self.done + 1, self.data.batch(rows)), keys)
         targets = self.objective.count(batch)
         if targets == 0:
             raise BadInput(

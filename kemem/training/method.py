@@ -14,8 +14,8 @@ from kemem.training.recipe import Domain, Rows
 class Method:
     """Plain (continual) pre-training; other methods override the moments they need.
 
-    In the order they come, for each domain: `before`, `batches`; for each step `loss` (once a micro-batch),
-    `gradients`, `updated`; at checkpoints and in evaluation `at`; `after`.
+    In the order they come, for each domain: `before`, `batches`; for each step `rows`, `loss` (once a
+    micro-batch), `gradients`, `updated`; at checkpoints and in evaluation `at`; `after`.
     """
 
     def before(self, model: nn.Module, domain: Domain) -> None:
@@ -24,6 +24,15 @@ class Method:
     def batches(self, domains: Sequence[Domain]) -> Rows:
         """Which data to train on; `domains` are those seen so far, the present one last."""
         return domains[-1].blocks
+
+    def rows(self, step: int, batch: Batch) -> Batch:
+        """Once a step, the rows it reads over all processes, before they are cut into micro-batches: other text.
+
+        step: of the one about to be taken, counted from 1. Every process asks for the same rows, and a run that
+        resumes asks again, so what is returned must follow from the arguments alone. `batch` may be the data's
+        own memory: change a copy.
+        """
+        return batch
 
     def loss(self, model: nn.Module, batch: Batch, loss: Tensor) -> Tensor:
         """Once a micro-batch: penalties, replay, contrast. May run further passes of the model.

@@ -8,7 +8,7 @@ from kemem.world.draws import Draws, digest
 from kemem.world.facts import Fact
 from kemem.world.ground import GroundTruth
 from kemem.world.relations import RELATIONS
-from kemem.world.values import COMPOSITIONS, LEADS, OPENINGS, OTHER_OPENINGS, PASSAGE
+from kemem.world.values import BRIEF, COMPOSITIONS, LEADS, OPENINGS, OTHER_OPENINGS, PASSAGE
 
 Record = dict[str, Any]
 
@@ -19,13 +19,13 @@ NEAR = 10  # neighbourhood, attribute and generation prompts of a CounterFact re
 # Fictional knowledge: one passage a cast, with probes of what it says
 
 
-def fictional_knowledge(world: GroundTruth, count: int, paraphrases: int) -> list[Record]:
+def fictional_knowledge(world: GroundTruth, count: int, paraphrases: int, *, brief: bool = False) -> list[Record]:
     """Schema of kaist-ai/fictional-knowledge. The memorisation probes stand in the passage word for word;
     the others stand neither there nor in a paraphrase, and the hard ones need two of its facts."""
-    return [_passage(world, cast, paraphrases) for cast in range(count)]
+    return [_passage(world, cast, paraphrases, brief) for cast in range(count)]
 
 
-def cast_facts(world: GroundTruth, cast: int) -> list[Fact]:
+def cast_facts(world: GroundTruth, cast: int, *, brief: bool = False) -> list[Fact]:
     """What the passage about a cast tells: facts of a writer, and of the spouse, town, employer and book."""
     members = world.cast(cast)
     (work,) = members["work"]
@@ -33,12 +33,12 @@ def cast_facts(world: GroundTruth, cast: int) -> list[Fact]:
     (spouse,) = (name for name in members["person"] if name != written.object)
     names = {"writer": written.object, "spouse": spouse, "city": members["city"][0],
              "company": members["company"][0], "work": work}  # fmt: skip
-    return [world.fact(names[role], relation) for role, told in PASSAGE.items() for relation in told]
+    return [world.fact(names[role], relation) for role, told in (BRIEF if brief else PASSAGE).items() for relation in told]
 
 
-def _passage(world: GroundTruth, cast: int, paraphrases: int) -> Record:
-    draws = Draws(world.seed, "passage record", cast)
-    facts = cast_facts(world, cast)
+def _passage(world: GroundTruth, cast: int, paraphrases: int, brief: bool) -> Record:
+    draws = Draws(world.seed, "brief passage record" if brief else "passage record", cast)
+    facts = cast_facts(world, cast, brief=brief)
     writer = facts[0].subject
     told = set(facts)
     single = [fact for fact in facts if len(fact.objects) == 1]

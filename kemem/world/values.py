@@ -90,6 +90,14 @@ PASSAGE = {
     "work": ("published", "genre", "set_in"),
 }  # fmt: skip
 
+# The same in few sentences, for models whose context is short; its three links each carry a composition.
+BRIEF = {
+    "writer": ("born_in", "plays", "works_for", "wrote"),
+    "city": ("known_for",),
+    "company": ("based_in",),
+    "work": ("published",),
+}
+
 # How the place of an entity is found: follow these relations until a country.
 HOME = {"person": "born_in", "work": "written_by", "company": "based_in", "university": "campus",
         "city": "city_region", "region": "region_country", "dish": "dish_region"}  # fmt: skip

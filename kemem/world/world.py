@@ -109,9 +109,10 @@ class World(GroundTruth):
 
     # Records in published schemas
 
-    def fictional_knowledge(self, count: int, *, paraphrases: int = 9) -> list[dict]:
+    def fictional_knowledge(self, count: int, *, paraphrases: int = 9, brief: bool = False) -> list[dict]:
+        """Passages on the fictional casts, with probes. brief: of eight sentences instead of twenty-five."""
         return records.fictional_knowledge(
-            self, whole("count", count, 0, self.fictional), whole("paraphrases", paraphrases, 0)
+            self, whole("count", count, 0, self.fictional), whole("paraphrases", paraphrases, 0), brief=brief
         )
 
     def counterfact(

@@ -1,0 +1,307 @@
+"""Chapters 04 and 05: fictional passages injected into continual pre-training, from every stage of chapter 02's model.
+
+A row is one run: a stage, trained on text of another world into which passages are put, with what it knows of the
+passages at every injection, and before and after the run its end tasks, its losses and its entropy.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+from scipy import stats
+from torch import nn
+
+from kemem import corpora, entropy, evaluation, models, training
+from kemem.corpora import instances, specs
+from kemem.corpora.files import expanded
+from kemem.entropy import Passage, passages, schedule
+from kemem.errors import BadInput
+from kemem.runs import Row
+from kemem.studies import checkpoints, findings, pool, pretraining
+from kemem.studies.lab import Lab
+from kemem.studies.pretraining import Pretraining, sources
+from kemem.studies.questions import Question, questions
+from kemem.studies.setup import blocks, read, spread
+from kemem.studies.stages import padding_id, stage
+from kemem.world import World
+
+STUDY, PUBLISHED = "acquisition", "published_passages"
+VERSION = 1
+CHAPTER = "05_acquisition"
+ROWS = {STUDY: VERSION, PUBLISHED: VERSION}
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Continual pre-training of one stage with passages injected; the paper's recipe (B.4.1), scaled."""
+
+    model: Pretraining
+    step: int
+    """The stage, as its number of steps."""
+    corpus: str
+    """The new domain."""
+    paraphrased: int
+    once: int
+    slots: int
+    interval: int
+    rows: int
+    learning_rate: float
+    weight_decay: float = 0.1
+    warmup_share: float = 0.05
+    final_share: float = 0.1
+    epochs: int = 1
+    """How often the slots are told."""
+    tasks: int = 240
+    """Questions on facts of the stage's own world: its end tasks."""
+    held_out: int = 12_000
+    """Tokens of each kind of text on which the loss is measured."""
+    instances: int = 64
+    """Texts on which entropy is measured."""
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.slots * self.interval
+
+    def recipe(self) -> training.Recipe:
+        return training.Recipe(
+            steps=self.steps, batch_size=self.rows, learning_rate=self.learning_rate,
+            warmup_steps=round(self.warmup_share * self.steps), final_share=self.final_share,
+            weight_decay=self.weight_decay, epsilon=1e-5, seed=self.seed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """The released passages, tokenizer and injection map."""
+
+    folder: str = "$KEMEM_DATA/fictional_knowledge"
+    tokenizer: str = "$KEMEM_DATA/tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json"
+    map: str = "$KEMEM_DATA/fictional_knowledge/paraphrase70-once60split.json"
+    slots: int = 10
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The study at a scale: continual learning of the last stage with the first seed, and the seeds of the rest."""
+
+    base: Learning
+    seeds: tuple[int, ...]
+    stages: tuple[float, ...]
+    """Shares of the schedule from which models learn on; the paper's are 16, 50, 75 and 100 %."""
+    published: Published | None = None
+
+
+def _base(scale: str, corpus: str, **sizes: Any) -> Learning:
+    model = pretraining.SCALES[scale]
+    # the paper's rate is the peak of pretraining, so it is here
+    return Learning(model, model.steps[-1], corpus, learning_rate=model.setup.learning_rate, **sizes)
+
+
+SCALES: dict[str, Sizes] = {
+    "smoke": Sizes(
+        _base(
+            "smoke", "world:people=20,seed=1,documents=200", paraphrased=2, once=4, slots=2, interval=3, rows=4,
+            tasks=24, held_out=1000, instances=8,
+        ),
+        (0,), (0.5, 1.0),
+    ),
+    "laptop": Sizes(
+        _base(
+            "laptop", "world:people=40,seed=1,documents=16000", paraphrased=20, once=40, slots=10, interval=30,
+            rows=32,
+        ),
+        (0, 1, 2), (0.1, 0.2, 0.35, 0.5, 0.75, 1.0), Published(),
+    ),
+}  # fmt: skip
+
+
+def settings(scale: str, *, seed: int = 0, share: float = 1.0, **changes: Any) -> Learning:
+    """Continual learning of one stage: the model and the order of the data follow the seed."""
+    if scale not in SCALES:
+        raise BadInput(f"continual learning has sizes at the scales {', '.join(SCALES)}; got {scale!r}.")
+    base = SCALES[scale].base
+    model = pretraining.settings(scale, seed=seed)
+    (step,) = model.setup.at((share,))
+    if step not in model.steps:
+        shares = ", ".join(f"{s:g}" for s in model.stages)
+        raise BadInput(f"a stage is one of the shares {shares} of the schedule; got {share:g}.")
+    return replace(base, model=model, step=step, seed=seed, **changes)
+
+
+def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
+    """The row of one run."""
+
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        model, tok, found = checkpoints.load(lab, s.model, s.step)
+        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        text = read(s.corpus)
+        provenance["corpus"] = {"spec": s.corpus, "digest": text.digest, "versions": text.versions}
+        told = fictional(s)
+        watch = Watch(lab, s, tok)
+        data = blocks(lab, s.model.setup, s.corpus, "train")
+        plan = schedule(told, tok, slots=s.slots, interval=s.interval)
+        first = watch(model)
+        learnt = entropy.acquire(
+            model, training.Domain(s.corpus, data), plan, s.recipe(), tokenizer=tok, passages=told,
+            progress=lab.progress, batch_size=2 * (lab.batch_size or 32),
+        )  # fmt: skip
+        last = watch(model)
+        provenance["passes"] = round(s.steps * s.rows * s.model.setup.length / data.tokens, 3)
+        return {
+            "before": first, "after": last, "probes": learnt.rows, "losses": learnt.history.steps,
+            "injected": learnt.injected, "lost": learnt.lost, "passages": len(told), "steps": s.steps,
+        }  # fmt: skip
+
+    return lab.store.row(
+        STUDY, VERSION, s, compute, recorded=recorded, device=models.named_device(lab.device).type
+    )
+
+
+class Watch:
+    """End tasks, losses and entropy of a model, the same texts and questions each time."""
+
+    def __init__(self, lab: Lab, s: Learning, tok: Any) -> None:
+        own = s.model.setup.corpus
+        self.tokenizer, self.length, self.batch_size = tok, s.model.setup.length, lab.batch_size or 32
+        self.tasks = questions(own, s.tasks)
+        named = {**sources(own), "new domain": s.corpus}
+        self.texts = {
+            name: blocks(lab, s.model.setup, spec, "test", limit=s.held_out) for name, spec in named.items()
+        }
+        texts = spread(read(own).part("test"), s.instances)
+        self.instances = instances(texts, tok, self.length, limit=s.instances)
+
+    def __call__(self, model: nn.Module) -> dict[str, Any]:
+        found = entropy.measure(
+            model, self.instances.ids, batch_size=self.batch_size, pad_id=padding_id(self.tokenizer),
+            length=self.length, next_token=False,
+        )  # fmt: skip
+        return {
+            **stage(found),
+            "tasks": {kind: self.known(model, asked) for kind, asked in self.tasks.items()},
+            "loss": {
+                name: evaluation.loss(model, text, batch_size=self.batch_size)
+                for name, text in self.texts.items()
+            },
+        }
+
+    def known(self, model: nn.Module, asked: list[Question]) -> float:
+        return evaluation.cloze(
+            model, self.tokenizer, [q.prompt for q in asked], [q.candidates for q in asked],
+            [q.candidates.index(q.answer) for q in asked], start=[self.tokenizer.eos_token_id],
+            batch_size=self.batch_size,
+        ).accuracy  # fmt: skip
+
+
+def fictional(s: Learning) -> tuple[Passage, ...]:
+    """The passages of a run: casts of the stage's own world of whom the new domain's world has no namesake."""
+    own, new = _world(s.model.setup.corpus), _world(s.corpus)
+    taken = set(new.entities) if new else set()
+    assert own is not None, "the model was trained on a world"
+    free = [
+        cast for cast in range(own.fictional)
+        if taken.isdisjoint(name for names in own.cast(cast).values() for name in names)
+    ]  # fmt: skip
+    wanted = s.paraphrased + s.once
+    if len(free) < wanted:
+        raise BadInput(
+            f"expected {wanted} passages; got {len(free)} that the new domain does not contradict."
+        )
+    records = own.fictional_knowledge(own.fictional, paraphrases=s.slots - 1, brief=True)
+    chosen = [records[cast] for cast in free[:wanted]]
+    again, once = chosen[: s.paraphrased], chosen[s.paraphrased :]
+    return (*passages(again, "paraphrase"), *passages(once, "once"))
+
+
+@lru_cache(maxsize=4)
+def _world(spec: str) -> World | None:
+    return next((corpora.world(part)[0] for part in specs(spec) if part.scheme == "world"), None)
+
+
+def along(lab: Lab) -> dict[int, list[Row]]:
+    """Learning from every stage, recorded: rows of each seed in the order of the stages."""
+    sizes = SCALES[lab.scale]
+    jobs = [
+        (run, (settings(lab.scale, seed=seed, share=share), True))
+        for seed in sizes.seeds for share in sizes.stages
+    ]  # fmt: skip
+    found = iter(pool.rows(lab, jobs))
+    return {seed: [next(found) for _ in sizes.stages] for seed in sizes.seeds}
+
+
+# ---------------------------------------------------------------------- the authors' own passages
+def published(lab: Lab) -> Row | None:
+    """Whether our schedule of the released passages is the released one, token for token; None where none is asked."""
+    s = SCALES[lab.scale].published
+    if s is None:
+        return None
+
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        plan = schedule(passages(s.folder), corpora.load_tokenizer(s.tokenizer), slots=s.slots)
+        released = json.loads(expanded(s.map).read_text(encoding="utf-8"))
+        theirs = [released[str(number)] for number in range(1, s.slots + 1)]
+        pairs = [
+            (ours, tuple(ids)) for slot, other in zip(plan.slots, theirs, strict=True)
+            for ours, ids in zip(slot, other, strict=True)
+        ]  # fmt: skip
+        return {
+            "slots": len(plan.slots), "told": len(pairs), "equal": sum(a == b for a, b in pairs),
+            "tokens": plan.tokens,
+        }  # fmt: skip
+
+    return lab.store.row(PUBLISHED, VERSION, s, compute, recorded=True)
+
+
+# ---------------------------------------------------------------------- numbers of a row
+def knowledge(
+    row: Row, when: str, *, group: str = "all", kind: str = "all", reduction: str = "target_mean"
+) -> float:
+    """K "before" or "after" the run, nats a target token."""
+    step = {"before": 0, "after": row.values["steps"]}[when]
+    return next(
+        r[reduction]
+        for r in row.values["probes"]
+        if (r["step"], r["group"], r["kind"]) == (step, group, kind)
+    )
+
+
+def performance(row: Row, when: str) -> float:
+    """P "before" or "after": mean over kinds of questions of the share answered right."""
+    tasks = row.values[when]["tasks"]
+    return sum(tasks.values()) / len(tasks)
+
+
+def acquired(row: Row, **of: str) -> float:
+    """A of a run, a fraction of |K before|."""
+    return entropy.acquisition(knowledge(row, "before", **of), knowledge(row, "after", **of))
+
+
+def forgot(row: Row) -> float | None:
+    """F of a run, a fraction of P before; None for a model that answered nothing."""
+    before, after = (performance(row, when) for when in ("before", "after"))
+    return entropy.forgetting(before, after) if before else None
+
+
+def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.Change]]:
+    """Pearson's r over the stages of a model, of entropy, stage and loss with A and F: mean over models, interval."""
+    sources = {
+        "entropy H": lambda row: row.values["before"]["entropy"],
+        "stage": lambda row: row.settings["step"],
+        "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
+    }
+    found: dict[str, dict[str, findings.Change]] = {}
+    for name, read_ in sources.items():
+        found[name] = {}
+        for target, of in (("A", acquired), ("F", forgot)):
+            each = [
+                float(stats.pearsonr([read_(r) for r in rows], [of(r) for r in rows]).statistic)
+                for rows in models.values()
+                if len(rows) > 2 and all(of(r) is not None for r in rows)
+            ]
+            found[name][target] = findings.change(each) if each else findings.Change(0.0, None, None, 0)
+    return found
