@@ -54,6 +54,8 @@ class Learning:
     final_share: float = 0.1
     epochs: int = 1
     """How often the slots are told."""
+    source: str = "world"
+    """Of the passages: the stage's own world, or a folder with the released files."""
     tasks: int = 240
     """Questions on facts of the stage's own world: its end tasks."""
     held_out: int = 12_000
@@ -116,6 +118,13 @@ SCALES: dict[str, Sizes] = {
             rows=32,
         ),
         (0, 1, 2), (0.1, 0.2, 0.35, 0.5, 0.75, 1.0), Published(),
+    ),
+    "gpu": Sizes(
+        _base(
+            "gpu", "files:$KEMEM_DATA/domains/pubmed_abstracts.jsonl.gz", paraphrased=70, once=60, slots=10,
+            interval=16, rows=128, tasks=1000, held_out=100_000, instances=512, source=Published.folder,
+        ),
+        (0,), (0.1, 0.2, 0.35, 0.5, 0.75, 1.0), Published(),
     ),
 }  # fmt: skip
 
@@ -199,7 +208,11 @@ class Watch:
 
 
 def fictional(s: Learning) -> tuple[Passage, ...]:
-    """The passages of a run: casts of the stage's own world of whom the new domain's world has no namesake."""
+    """The passages of a run: released ones, or casts of the stage's own world without namesakes in the new domain."""
+    if s.source != "world":
+        released = passages(s.source)
+        again, once = ([p for p in released if p.group == group] for group in ("paraphrase", "once"))
+        return (*again[: s.paraphrased], *once[: s.once])
     own, new = _world(s.model.setup.corpus), _world(s.corpus)
     taken = set(new.entities) if new else set()
     assert own is not None, "the model was trained on a world"

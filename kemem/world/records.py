@@ -33,7 +33,8 @@ def cast_facts(world: GroundTruth, cast: int, *, brief: bool = False) -> list[Fa
     (spouse,) = (name for name in members["person"] if name != written.object)
     names = {"writer": written.object, "spouse": spouse, "city": members["city"][0],
              "company": members["company"][0], "work": work}  # fmt: skip
-    return [world.fact(names[role], relation) for role, told in (BRIEF if brief else PASSAGE).items() for relation in told]
+    told = BRIEF if brief else PASSAGE
+    return [world.fact(names[role], relation) for role, relations in told.items() for relation in relations]
 
 
 def _passage(world: GroundTruth, cast: int, paraphrases: int, brief: bool) -> Record:
