@@ -40,7 +40,7 @@ coefficient = "abs"  # how the work of a memory is read: abs, relu or relu-gate
 model = None  # a folder or hub name instead of chapter 02's model; its sub-folders are the stages
 
 # %%
-from kemem import book, entropy, plot, runs
+from kemem import book, claims, entropy, plot, runs
 from kemem.studies import decay, findings, stages
 
 lab = book.open_chapter("03_entropy_decay", globals())
@@ -305,20 +305,14 @@ plot.table(
 # %% [markdown]
 # ## What holds here
 #
-# Each verdict is computed from the rows above by its rule. *Holds* and *fails* need a 95 % interval over seeds that lies on one side of zero; *undecided* is everything else.
+# Each verdict is computed from the rows above by the rule of its claim, which stands in {doc}`../pages/claims`. *Holds* and *fails* need a 95 % interval over at least three seeds that lies on one side; *undecided* is everything else.
 
 # %% tags=["hide-input"]
-verdicts = [(name, f) for name in ("base", "weight decay x 4") for f in findings.decay_findings(sweep[name])]
-for claim, what, found in (("13", "on other texts", texts), ("14", "with ReLU readings", readings)):
-    changes = {name: stages.late(r) for name, r in found.items()}
-    verdicts.append(("chapter 02's model", findings.agreement(claim, f"the direction is the same {what}", changes, next(iter(changes)))))
-plot.table(
-    [(f.claim, f.statement, where, f.measured, f.verdict) for where, f in sorted(verdicts, key=lambda v: v[1].claim.rstrip("ab").zfill(2) + v[1].claim)],
-    ("claim", "statement", "measured on", "measured", "verdict"),
-)
+claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (1, 2, 3, 4, 13, 14)))
 
 # %% [markdown]
-# Claims 1 to 4 rest on two arms of the sweep, trained on text of the `world` only: the base, which lasts about two time constants of weight decay, and the one with four times the decay, which lasts about nine. 13 and 14 rest on the model of {doc}`02_pretraining`, one seed.
+# Claims {claim}`entropy.1`, {claim}`entropy.2`, {claim}`entropy.3` and {claim}`entropy.4` rest on two arms of the sweep, trained on text of the `world` only: the base, which lasts {result}`decay.base.time_constants|.1f` time constants of weight decay, and the one with four times the decay, which lasts
+# {result}`decay.weight decay x 4.time_constants|.1f`. {claim}`entropy.13` and {claim}`entropy.14` rest on the model of {doc}`02_pretraining`.
 # Read the two arms side by side, and both beside the curve of {numref}`fig-entropy-training`: where they differ, the claim is about a regime of training and not about training as such.
 #
 # What may explain the difference: the arms are short, so that the part of training in which the model is still making its memories (entropy rises as more of them find work) fills most of the schedule; and the learning rate, which

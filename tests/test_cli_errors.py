@@ -14,6 +14,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from kemem.cli import main
 from kemem.corpora import train_tokenizer
+from kemem.entropy import GROUPS
 
 GOOD = b'{"text": "one line"}\n' * 400
 
@@ -67,6 +68,36 @@ def place(tmp_path_factory) -> Path:
         "short.txt": b"a few words\n",
     }.items():
         (root / name).write_bytes(data)
+    sound = {
+        "train_context": "one line", "paraphrases": ["line one"] * 9, "mem_input": ["one"], "mem_target": ["line"],
+        "gen_input": [], "gen_target": [], "hard_gen_input": [], "hard_gen_target": [],
+    }  # fmt: skip
+    question = {"prompt": "one", "candidates": ["line", "one"], "answer": 0}
+    for name, records in {
+        "told.json": [sound],
+        "nothing.json": [],
+        "brief.json": [{**sound, "paraphrases": ["line one"]}],
+        "fieldless.json": [sound, {key: value for key, value in sound.items() if key != "gen_target"}],
+        "border.json": [{**sound, "mem_input": ["one "]}],
+        "long.json": [{**sound, "mem_input": ["one line " * 40 + "one"]}],
+    }.items():
+        (root / name).write_text(json.dumps(records))
+    for name, changes in {
+        "asked.jsonl": {},
+        "promptless.jsonl": {"prompt": None},
+        "choiceless.jsonl": {"candidates": ["line"]},
+        "twice.jsonl": {"candidates": ["line", "line"]},
+        "elsewhere.jsonl": {"answer": "two"},
+        "beyond.jsonl": {"answer": 2},
+        "true.jsonl": {"answer": True},
+        "endless.jsonl": {"prompt": "one line " * 40},
+    }.items():
+        (root / name).write_text(json.dumps(question) + "\n\n" + json.dumps({**question, **changes}) + "\n")
+    (root / "released").mkdir()
+    for name in GROUPS.values():
+        (root / "released" / name).write_text(json.dumps([sound]))
+    (root / "unparsed.jsonl").write_text(json.dumps(question) + "\n{\n")
+    tiny("roberta", vocab=len(tokenizer)).save_pretrained(root / "masked")
     (root / "other").mkdir()
     (root / "other" / "thesis.tex").write_text("mine")
     return root
@@ -159,6 +190,158 @@ PRETRAIN = {
         "at least one block",
     ),
 }
+WAKE = "resuscitate {0}/model --fraction 0.5 --gain 1 --out {0}/woken"
+RESUSCITATE = {
+    "no model": ("resuscitate --fraction 0.5 --gain 1 --out {0}/woken", "Missing argument 'MODEL'"),
+    "no fraction": ("resuscitate {0}/model --gain 1 --out {0}/woken", "Missing option '--fraction'"),
+    "no gain": ("resuscitate {0}/model --fraction 0.5 --out {0}/woken", "Missing option '--gain'"),
+    "no folder": ("resuscitate {0}/model --fraction 0.5 --gain 1", "Missing option '--out'"),
+    "fraction in percent": (
+        "resuscitate {0}/model --fraction 50 --gain 1 --out {0}/woken",
+        "expected --fraction to be a share, 0 to 1; got 50.0; for 50 percent give 0.5",
+    ),
+    "fraction below 0": ("resuscitate {0}/model --fraction -0.1 --gain 1 --out {0}/woken", "got -0.1"),
+    "fraction that is no number": (
+        "resuscitate {0}/model --fraction nan --gain 1 --out {0}/woken",
+        "--fraction to be a share, 0 to 1; got nan",
+    ),
+    "gain of 0": (
+        "resuscitate {0}/model --fraction 0.5 --gain 0 --out {0}/woken",
+        "expected --gain to be a number above 0; got 0.0",
+    ),
+    "gain below 0": ("resuscitate {0}/model --fraction 0.5 --gain -2 --out {0}/woken", "got -2.0"),
+    "gain without end": ("resuscitate {0}/model --fraction 0.5 --gain inf --out {0}/woken", "got inf"),
+    "model missing": (
+        "resuscitate {0}/nowhere --fraction 0.5 --gain 1 --out {0}/woken",
+        "expected a folder with a model, or a name on the hub",
+    ),
+    "revision missing": (
+        "resuscitate {0}/run --revision step7 --fraction 0.5 --gain 1 --out {0}/woken",
+        "got revision 'step7'; choose one of step1, step20",
+    ),
+    "unknown family": (
+        "resuscitate {0}/opt --fraction 0.5 --gain 1 --out {0}/woken",
+        "expected a model of a known family (olmo, olmo2, llama",
+    ),
+    "no tokenizer": (
+        "resuscitate {0}/speechless --fraction 0.5 --gain 1 --out {0}/woken --corpus files:{0}/good.jsonl",
+        "expected a tokenizer beside the weights",
+    ),
+    "out is a file": (
+        "resuscitate {0}/model --fraction 0.5 --gain 1 --out {0}/good.jsonl",
+        "got the file {0}/good.jsonl",
+    ),
+    "out in a file": (
+        "resuscitate {0}/model --fraction 0.5 --gain 1 --out {0}/good.jsonl/new",
+        "expected --out where it may be written; got {0}/good.jsonl/new",
+    ),
+    "out holds something": (
+        "resuscitate {0}/model --fraction 0.5 --gain 1 --out {0}/other",
+        "{0}/other holds 'thesis.tex'; choose another",
+    ),
+    "out is the model": ("resuscitate {0}/model --fraction 0.5 --gain 1 --out {0}/model", "{0}/model holds"),
+    "unknown dtype": (f"{WAKE} --dtype float8", "float32, float64, bfloat16, float16; got 'float8'"),
+    "unknown device": (f"{WAKE} --device tpu", "got 'tpu'; choose one of auto, cpu, cuda, mps"),
+    "no instances": (f"{WAKE} --instances 0", "--instances to be 1 or more; got 0"),
+    "no length": (f"{WAKE} --length 0", "--length to be 1 or more; got 0"),
+    "no batch": (f"{WAKE} --batch-size 0", "--batch-size to be 1 or more; got 0"),
+    "json nowhere": (f"{WAKE} --json {{0}}/nowhere/a.json", "create {0}/nowhere first"),
+}
+LEARN = (
+    "acquire {0}/model --passages {0}/told.json --corpus files:{0}/good.jsonl --steps 20 --lr 1e-3 --batch 4"
+)
+_MASKED = LEARN.replace("{0}/model", "{0}/masked")
+_OF = LEARN.replace("{0}/told.json", "{0}/{1}")
+ACQUIRE = {
+    "no model": ("acquire --passages {0}/told.json", "Missing argument 'MODEL'"),
+    "no passages": (LEARN.replace("--passages {0}/told.json", ""), "Missing option '--passages'"),
+    "no corpus": (LEARN.replace("--corpus files:{0}/good.jsonl", ""), "Missing option '--corpus'"),
+    "no steps": (LEARN.replace("--steps 20", ""), "Missing option '--steps'"),
+    "no rate": (LEARN.replace("--lr 1e-3", ""), "Missing option '--lr'"),
+    "no rows": (LEARN.replace("--batch 4", ""), "Missing option '--batch'"),
+    "0 steps": (f"{LEARN} --steps 0", "--steps to be 1 or more; got 0"),
+    "0 rows": (f"{LEARN} --batch 0", "--batch to be 1 or more; got 0"),
+    "rate of 0": (f"{LEARN} --lr 0", "expected --lr to be a number above 0; got 0.0; the paper has 4e-4"),
+    "rate below 0": (f"{LEARN} --lr -1", "got -1.0"),
+    "rate that is no number": (f"{LEARN} --lr nan", "got nan"),
+    "rate without end": (f"{LEARN} --lr inf", "got inf"),
+    "no interval": (f"{LEARN} --interval 0", "--interval to be 1 or more; got 0"),
+    "interval beyond the run": (f"{LEARN} --interval 21", "within the run; got 21 steps of 20"),
+    "no slots": (f"{LEARN} --slots 0", "--slots to be 1 or more; got 0"),
+    "more slots than tellings": (f"{LEARN} --slots 11", "each of 11 slots; got 10 of paraphrase passage 1"),
+    "fewer steps than slots": (f"{LEARN} --steps 9", "at least the number of slots, 10; got 9"),
+    "negative seed": (f"{LEARN} --seed -1", "--seed to be 0 or more; got -1"),
+    "rows of one token": (f"{LEARN} --length 1", "--length to be 2 or more; got 1"),
+    "no batch": (f"{LEARN} --batch-size 0", "--batch-size to be 1 or more; got 0"),
+    "unknown dtype": (f"{LEARN} --dtype float16", "float32, float64, bfloat16; got 'float16'"),
+    "bfloat16 without hardware": (
+        f"{LEARN} --dtype bfloat16 --device cpu",
+        "expected a device that computes in bfloat16; got cpu; use --dtype float32",
+    ),
+    "unknown device": (f"{LEARN} --device tpu", "got 'tpu'; choose one of auto, cpu, cuda, mps"),
+    "json nowhere": (f"{LEARN} --json {{0}}/nowhere/a.json", "create {0}/nowhere first"),
+    "out is a file": (f"{LEARN} --out {{0}}/good.jsonl", "got the file {0}/good.jsonl"),
+    "out holds something": (f"{LEARN} --out {{0}}/other", "{0}/other holds 'thesis.tex'"),
+    "out is the model": (f"{LEARN} --out {{0}}/model", "{0}/model holds 'config.json'"),
+    "passages missing": (_OF.replace("{1}", "none.json"), "No such file or directory for {0}/none.json"),
+    "passages that do not parse": (_OF.replace("{1}", "good.jsonl"), "must be JSON; got Extra data"),
+    "no passage": (_OF.replace("{1}", "nothing.json"), "--passages to hold a passage; got an empty list"),
+    "passage without a field": (
+        _OF.replace("{1}", "fieldless.json"),
+        "'gen_target' must be a list of texts; got no such field in record 2 of {0}/fieldless.json",
+    ),
+    "input that is no prefix": (
+        _OF.replace("{1}", "border.json"),
+        "(memorisation of passage 1); move the border",
+    ),
+    "probe beyond the context": (_OF.replace("{1}", "long.json"), "within the model's context of 64 tokens"),
+    "once missing": (f"{LEARN} --once {{0}}/none.json", "No such file or directory for {0}/none.json"),
+    "once beside a folder": (
+        f"{LEARN} --passages {{0}}/released --once {{0}}/told.json",
+        "got the folder {0}/released, which has its own",
+    ),
+    "probes missing": (f"{LEARN} --probes {{0}}/none.json", "No such file or directory for {0}/none.json"),
+    "no probes": (f"{LEARN} --probes {{0}}/nothing.json", "--probes to hold a passage; got an empty list"),
+    "probe that is no prefix": (f"{LEARN} --probes {{0}}/border.json", "for the probe 'one ' 'line'"),
+    "tasks missing": (f"{LEARN} --tasks {{0}}/none.jsonl", "No such file or directory for {0}/none.jsonl"),
+    "tasks not UTF-8": (f"{LEARN} --tasks {{0}}/latin.txt", "in UTF-8; got other bytes in {0}/latin.txt"),
+    "no task": (f"{LEARN} --tasks {{0}}/blank.txt", "--tasks to hold a question; got none in {0}/blank.txt"),
+    "task that does not parse": (
+        f"{LEARN} --tasks {{0}}/unparsed.jsonl",
+        "one JSON object; got Expecting property name enclosed in double quotes: line 1 column 2 (char 1) in "
+        "{0}/unparsed.jsonl, line 2",
+    ),
+    "task without a prompt": (
+        f"{LEARN} --tasks {{0}}/good.jsonl",
+        "must have the field 'prompt'; got text in {0}/good.jsonl, line 1",
+    ),
+    "prompt that is no text": (
+        f"{LEARN} --tasks {{0}}/promptless.jsonl",
+        "got NoneType in {0}/promptless.jsonl",
+    ),
+    "one candidate": (
+        f"{LEARN} --tasks {{0}}/choiceless.jsonl",
+        """two or more different texts; got ["line"] in {0}/choiceless.jsonl, line 3""",
+    ),
+    "candidates that are the same": (f"{LEARN} --tasks {{0}}/twice.jsonl", """got ["line", "line"] in"""),
+    "answer that is no candidate": (
+        f"{LEARN} --tasks {{0}}/elsewhere.jsonl",
+        """its place, 0 to 1; got "two" in {0}/elsewhere.jsonl, line 3""",
+    ),
+    "place beyond the candidates": (f"{LEARN} --tasks {{0}}/beyond.jsonl", "0 to 1; got 2 in"),
+    "answer that is true": (f"{LEARN} --tasks {{0}}/true.jsonl", "0 to 1; got true in"),
+    "question beyond the context": (f"{LEARN} --tasks {{0}}/endless.jsonl", "context of 64 tokens; got 1"),
+    "model missing": (LEARN.replace("{0}/model", "{0}/nowhere"), "expected a folder with a model"),
+    "revision missing": (
+        LEARN.replace("{0}/model", "{0}/run --revision step7"),
+        "got revision 'step7'; choose one of step1, step20",
+    ),
+    "masked model": (_MASKED, "predicts the next token; got roberta, which fills in masked ones"),
+    "no tokenizer": (LEARN.replace("{0}/model", "{0}/speechless"), "expected a tokenizer beside the weights"),
+    "damaged weights": (LEARN.replace("{0}/model", "{0}/damaged"), "expected"),
+    "too little text": (f"{LEARN} --corpus files:{{0}}/short.txt", "at least one block of 64 tokens"),
+    "fewer rows than a step": (f"{LEARN} --batch 400", "as a step reads, 400; got"),
+}
 RUN = {
     "no chapter": ("run", "Missing argument 'CHAPTER'"),
     "unknown chapter": ("run 77", "got '77'"),
@@ -178,6 +361,12 @@ RUN = {
     "out is tracked": ("run 00 --out {checkout}/chapters", "expected --out outside the checkout"),
     "out is a file": ("run 00 --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
 }
+CLAIMS = {
+    "unknown part": ("claims --part 4", "expected --part to be 1, 2 or 3; got 4"),
+    "part that is no number": ("claims --part one", "--part"),
+    "unknown scale": ("claims --scale huge", "smoke, laptop, gpu, paper; got 'huge'"),
+    "json nowhere": ("claims --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+}
 OTHER = {
     "unknown command": ("entropies x", "No such command 'entropies'"),
     "unknown option": ("--loud", "No such option: --loud"),
@@ -193,7 +382,12 @@ TABLE = {
         f"pretrain: corpus: {n}": (f"pretrain --scale smoke --out {{0}}/new --corpus '{s}'", said)
         for n, (s, said) in CORPORA.items()
     },
+    **{f"resuscitate: {name}": case for name, case in RESUSCITATE.items()},
+    **{f"resuscitate: corpus: {n}": (f"{WAKE} --corpus '{s}'", said) for n, (s, said) in CORPORA.items()},
+    **{f"acquire: {name}": case for name, case in ACQUIRE.items()},
+    **{f"acquire: corpus: {n}": (f"{LEARN} --corpus '{s}'", said) for n, (s, said) in CORPORA.items()},
     **{f"run: {name}": case for name, case in RUN.items()},
+    **{f"claims: {name}": case for name, case in CLAIMS.items()},
     **OTHER,
 }
 
@@ -203,9 +397,15 @@ def test_bad_input_is_one_line_and_status_2(case, place, capfd, monkeypatch):
     def never(*_, **__):
         raise AssertionError("long work began")
 
-    for work in ("kemem.entropy.measure", "kemem.studies.setup.train", "kemem.book.run.execute"):
+    for work in (
+        "kemem.entropy.measure",
+        "kemem.entropy.acquire",
+        "kemem.studies.setup.train",
+        "kemem.book.run.execute",
+    ):
         monkeypatch.setattr(work, never)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
     monkeypatch.delenv("KEMEM_DATA", raising=False)
     monkeypatch.setenv("KEMEM_PROGRESS", "3600")  # nothing said of work that a slow machine needs long for
     command, said = (text.format(place, checkout=Path(__file__).resolve().parents[1]) for text in TABLE[case])
@@ -254,7 +454,7 @@ def test_every_option_of_every_command_is_in_the_table():
 
     free = {"--attention", "--help", "--json", "--corpus"}  # the last two stand in TABLE by other means
     commands = get_command(app).commands
-    assert set(commands) == {"entropy", "pretrain", "run"}
+    assert set(commands) == {"acquire", "claims", "entropy", "pretrain", "resuscitate", "run"}
     for name, command in commands.items():
         used = " ".join(case for case, _ in TABLE.values() if case.startswith(name)).split()
         for option in (p for p in command.params if p.param_type_name == "option"):

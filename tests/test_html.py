@@ -92,7 +92,7 @@ def test_nothing_broke(path):
     for code in page.select("pre, code, dt.sig"):
         code.extract()
     text = page.get_text() if path.parent.name != "api" else ""
-    for mark in ("{result}", "{numref}", "{ref}", "{cite", "{doc}", "```", "**"):
+    for mark in ("{result}", "{claim}", "{numref}", "{ref}", "{cite", "{doc}", "```", "**"):
         assert mark not in text, f"{mark} on the page"
 
 

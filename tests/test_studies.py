@@ -218,24 +218,6 @@ def points(values, layers=None):
     ]  # fmt: skip
 
 
-def row(values, layers=None):
-    content = {"points": points(values, layers), "layers": 2, "memories": 8, "time_constants": 1.0}
-    return Row("decay", 1, {}, content, {}, "live")
-
-
-def test_verdicts_follow_their_rules():
-    falling = [row([9, 8, 7, 6, 5, 4 - d]) for d in (0.0, 0.1, 0.2)]
-    found = {f.claim: f for f in findings.decay_findings(falling)}
-    assert found["1a"].verdict == "holds" and found["1b"].verdict == "holds"
-    assert found["2a"].verdict == "holds"
-    assert found["4"].verdict == "fails", "next-token entropy rises in these rows"
-    mixed = [row([9, 8, 7, 6, 5, 6]), row([9, 8, 7, 6, 5, 9]), row([9, 8, 7, 6, 7, 9.5])]
-    found = {f.claim: f for f in findings.decay_findings(mixed)}
-    assert found["1a"].verdict == "undecided" and found["1b"].verdict == "fails"
-    one = {f.claim: f for f in findings.decay_findings(falling[:1])}
-    assert one["1a"].verdict == "undecided", "one seed decides nothing"
-
-
 def test_the_interval_is_students():
     from scipy import stats
 

@@ -13,6 +13,7 @@ from kemem.claims.ledger import Claim, Number
 from kemem.claims.rules import FALLS, RISES, Agreement, Order, Rule, Sign, Trend
 from kemem.studies.tables import KIM
 
+ACQUISITION = "the acquisition study: facts injected into continual learning from each stage, at three seeds"
 DECAY, LEARNING = ("03_entropy_decay",), ("05_acquisition",)
 SETTINGS = "the acquisition study again with this one setting changed, at three seeds"
 WAKING = "the acquisition study from checkpoints whose idle memories were lifted, at three seeds"

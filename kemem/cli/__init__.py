@@ -1,8 +1,11 @@
 """The `kemem` command: measure and train models from a shell, and run chapters with parameters of one's own.
 
     kemem entropy MODEL     knowledge entropy of a model, or of its revisions, on a text
+    kemem resuscitate MODEL a model with its least used memories woken, as a new folder
+    kemem acquire MODEL     train a model on a text with passages put into it, and measure what it takes in
     kemem pretrain          train a model of the book, with checkpoints along the schedule
     kemem run CHAPTER       execute a chapter, once for every combination of its parameters
+    kemem claims            what the papers claim, and the verdict of the committed rows on it
 
 Results go to standard output, all else to standard error. Exit status: 0; 2 for a request that cannot be
 served, with one line that says why, before any long work; 130 when stopped by Ctrl-C; 1 when a chapter's own
@@ -18,9 +21,12 @@ from typing import Annotated
 
 import typer
 
+from kemem.cli.acquiring import acquire
 from kemem.cli.chapter import run
+from kemem.cli.ledger import claims
 from kemem.cli.measuring import entropy
 from kemem.cli.pretraining import pretrain
+from kemem.cli.resuscitating import resuscitate
 from kemem.cli.terminal import note
 
 app = typer.Typer(
@@ -28,8 +34,11 @@ app = typer.Typer(
     help="Measure and train language models as the book does, and run its chapters.",
 )  # fmt: skip
 app.command()(entropy)
+app.command()(resuscitate)
+app.command()(acquire)
 app.command()(pretrain)
 app.command()(run)
+app.command()(claims)
 
 
 def _version(asked: bool | None) -> None:

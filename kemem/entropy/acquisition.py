@@ -238,13 +238,19 @@ def acquire(
     after every step that is told something. out: as in `kemem.training.train`, so each of these moments is a
     checkpoint kept there. at_checkpoint: what else to measure then; its rows are in `history.checkpoints`.
     batch_size, device_batch: as in `probe`.
-    Refused: an interval longer than the run, passages without probes, what `train` refuses.
+    Refused: an interval longer than the run, passages without probes, weights that give a probe no finite
+    probability, what `train` refuses.
     """
     told = schedule.steps(recipe.steps)
     moments = (0, *(recipe.checkpoints or told), recipe.steps)
 
     def measured(model: nn.Module, step: int) -> dict[str, Any]:
         found = probe(model, tokenizer, passages, batch_size=batch_size, device_batch=device_batch)
+        if not found.sums.isfinite().all():  # the loss of the last step is that before its update
+            raise BadInput(
+                f"expected finite log-probabilities; got others after {step} steps; lower learning_rate "
+                f"({recipe.learning_rate:g}) or warm up longer."
+            )
         other = at_checkpoint(model, step) if at_checkpoint is not None else None
         return {**(other or {}), "probes": found.table()}
 

@@ -289,4 +289,4 @@ def forgetting(before: float, after: float) -> float:
     """
     if before <= 0:
         raise BadInput(f"forgetting is a share of the score before, above 0; got {before}; use an accuracy.")
-    return -(after - before) / before
+    return (before - after) / before  # so that what stayed is 0, not -0

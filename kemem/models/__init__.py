@@ -1,7 +1,7 @@
 """Models: the unmodified classes of `transformers`, built from a shape or read from the hub or a folder."""
 
 from kemem.models.places import DEVICES, DTYPES, named_device, named_dtype
-from kemem.models.reading import family, load, revisions
+from kemem.models.reading import described, family, load, revisions
 from kemem.models.shape import FAMILIES, MASKED, Shape, build
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "MASKED",
     "Shape",
     "build",
+    "described",
     "family",
     "load",
     "named_device",

@@ -84,6 +84,15 @@ def family(name: str, *, revision: str | None = None) -> str:
     return _Source(name, revision).config().model_type
 
 
+def described(name: str, *, revision: str | None = None) -> tuple[Any, Any]:
+    """The configuration of a model and its tokenizer (None without one), without reading its weights.
+
+    Refused: what `load` refuses too, but for faults of the weights.
+    """
+    source = _Source(name, revision)
+    return source.config(), source.tokenizer()
+
+
 class _Source:
     """A place that models are read from: a folder, or a name on the hub at a revision."""
 

@@ -7,11 +7,12 @@ passages at every injection, and before and after the run its end tasks, its los
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from scipy import stats
+import numpy
 from torch import nn
 
 from kemem import corpora, entropy, evaluation, models, training
@@ -19,9 +20,10 @@ from kemem.corpora import instances, specs
 from kemem.corpora.files import expanded
 from kemem.entropy import Passage, passages, schedule
 from kemem.errors import BadInput
-from kemem.runs import Row
-from kemem.studies import checkpoints, findings, pool, pretraining
-from kemem.studies.lab import Lab
+from kemem.runs import Row, Store
+from kemem.studies import checkpoints, pool, pretraining
+from kemem.studies.lab import Lab, Result
+from kemem.studies.outcomes import acquired, forgot, knowledge, performance
 from kemem.studies.pretraining import Pretraining, sources
 from kemem.studies.questions import Question, questions
 from kemem.studies.setup import blocks, read, spread
@@ -270,51 +272,45 @@ def published(lab: Lab) -> Row | None:
     return lab.store.row(PUBLISHED, VERSION, s, compute, recorded=True)
 
 
-# ---------------------------------------------------------------------- numbers of a row
-def knowledge(
-    row: Row, when: str, *, group: str = "all", kind: str = "all", reduction: str = "target_mean"
-) -> float:
-    """K "before" or "after" the run, nats a target token."""
-    step = {"before": 0, "after": row.values["steps"]}[when]
-    return next(
-        r[reduction]
-        for r in row.values["probes"]
-        if (r["step"], r["group"], r["kind"]) == (step, group, kind)
-    )
-
-
-def performance(row: Row, when: str) -> float:
-    """P "before" or "after": mean over kinds of questions of the share answered right."""
-    tasks = row.values[when]["tasks"]
-    return sum(tasks.values()) / len(tasks)
-
-
-def acquired(row: Row, **of: str) -> float:
-    """A of a run, a fraction of |K before|."""
-    return entropy.acquisition(knowledge(row, "before", **of), knowledge(row, "after", **of))
-
-
-def forgot(row: Row) -> float | None:
-    """F of a run, a fraction of P before; None for a model that answered nothing."""
-    before, after = (performance(row, when) for when in ("before", "after"))
-    return entropy.forgetting(before, after) if before else None
-
-
-def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.Change]]:
-    """Pearson's r over the stages of a model, of entropy, stage and loss with A and F: mean over models, interval."""
-    sources = {
-        "entropy H": lambda row: row.values["before"]["entropy"],
-        "stage": lambda row: row.settings["step"],
-        "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
+# ---------------------------------------------------------------------- numbers for prose
+def results(store: Store, scale: str) -> dict[str, Result]:
+    """Means over models at the first and last stage, and what they were measured on; none where rows are missing."""
+    if scale not in SCALES:
+        return {}
+    sizes = SCALES[scale]
+    found = {
+        share: [
+            store.find(STUDY, VERSION, settings(scale, seed=seed, share=share), recorded=True)
+            for seed in sizes.seeds
+        ]
+        for share in sizes.stages
     }
-    found: dict[str, dict[str, findings.Change]] = {}
-    for name, read_ in sources.items():
-        found[name] = {}
-        for target, of in (("A", acquired), ("F", forgot)):
-            each = [
-                float(stats.pearsonr([read_(r) for r in rows], [of(r) for r in rows]).statistic)
-                for rows in models.values()
-                if len(rows) > 2 and all(of(r) is not None for r in rows)
-            ]
-            found[name][target] = findings.change(each) if each else findings.Change(0.0, None, None, 0)
-    return found
+    if not all(row is not None for rows in found.values() for row in rows):
+        return {}
+    whole = {share: [row for row in rows if row is not None] for share, rows in found.items()}
+    one = next(iter(whole.values()))[0]
+    origin = {"study": STUDY, "digest": one.digest, "origin": one.origin, **one.provenance}
+    numbers: dict[str, tuple[Any, str]] = {
+        "models": (len(sizes.seeds), ""),
+        "stages": (len(sizes.stages), ""),
+    }
+    for name, share in (("early", 0.2), ("middle", 0.5), ("last", 1.0)):
+        rows = whole.get(share)
+        if not rows:
+            continue
+        values = {
+            "A": (100 * _mean(map(acquired, rows)), "%"),
+            "K before": (_mean(knowledge(row, "before") for row in rows), "nats"),
+            "K after": (_mean(knowledge(row, "after") for row in rows), "nats"),
+            "P before": (100 * _mean(performance(row, "before") for row in rows), "%"),
+            "P after": (100 * _mean(performance(row, "after") for row in rows), "%"),
+        }
+        lost = [forgot(row) for row in rows]
+        if None not in lost:
+            values["F"] = (100 * _mean(f for f in lost if f is not None), "%")
+        numbers |= {f"{quantity}.{name}": value for quantity, value in values.items()}
+    return {f"acquiring.{name}": Result(value, unit, origin) for name, (value, unit) in numbers.items()}
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(numpy.mean(list(values)))

@@ -17,7 +17,7 @@ from scipy import stats
 
 from kemem import entropy
 from kemem.runs import Row, Store
-from kemem.studies import acquiring, decay, stages
+from kemem.studies import acquiring, decay, outcomes, stages
 from kemem.studies.findings import late, late_layers
 
 Points = Sequence[dict[str, Any]]  # what a row of the sweep measured on its way, in order of steps
@@ -181,18 +181,18 @@ def _from_learning(
 
 def acquired_by_stage(rows: dict[float, Row]) -> dict[str, float]:
     """Claim 5: A at the stages of the paper's tables."""
-    return {f"{100 * share:.0f} %": 100 * acquiring.acquired(rows[share]) for share in STAGES}
+    return {f"{100 * share:.0f} %": 100 * outcomes.acquired(rows[share]) for share in STAGES}
 
 
 def forgotten_by_stage(rows: dict[float, Row]) -> dict[str, float] | None:
     """Claim 6: F at the stages of the paper's tables."""
-    lost = {f"{100 * share:.0f} %": acquiring.forgot(rows[share]) for share in STAGES}
+    lost = {f"{100 * share:.0f} %": outcomes.forgot(rows[share]) for share in STAGES}
     return None if None in lost.values() else {name: 100 * f for name, f in lost.items() if f is not None}
 
 
 def _measures(row: Row, when: str) -> dict[str, float]:
     """K in nats a token, and P as a share."""
-    return {"K": acquiring.knowledge(row, when), "P": acquiring.performance(row, when)}
+    return {"K": outcomes.knowledge(row, when), "P": outcomes.performance(row, when)}
 
 
 def ends_by_stage(rows: dict[float, Row]) -> dict[str, float]:
@@ -219,7 +219,7 @@ def starts_by_stage(rows: dict[float, Row]) -> dict[str, float]:
 def entropy_correlations(rows: dict[float, Row]) -> dict[str, float] | None:
     """Claim 9: Pearson's r over the stages of one model, of H with A, and of H with F with its sign turned."""
     h = [row.values["before"]["entropy"] for row in rows.values()]
-    a, f = ([of(row) for row in rows.values()] for of in (acquiring.acquired, acquiring.forgot))
+    a, f = ([of(row) for row in rows.values()] for of in (outcomes.acquired, outcomes.forgot))
     if None in f:
         return None
     return {
@@ -232,7 +232,7 @@ def groups_by_stage(rows: dict[float, Row]) -> dict[str, float]:
     """Claim 22: A of what is told in every slot less A of what is told once, and the latter at the end turned."""
     found = {}
     for share in STAGES:
-        often, once = (100 * acquiring.acquired(rows[share], group=g) for g in ("paraphrase", "once"))
+        often, once = (100 * outcomes.acquired(rows[share], group=g) for g in ("paraphrase", "once"))
         found[f"paraphrase less once at {100 * share:.0f} %"] = often - once
     return found | {"once at 100 %, sign turned": -once}
 

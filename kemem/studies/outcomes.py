@@ -1,0 +1,58 @@
+"""What a run of continual learning came to, from its row: K, P, A and F, and what goes with them over stages."""
+
+from __future__ import annotations
+
+from scipy import stats
+
+from kemem import entropy
+from kemem.runs import Row
+from kemem.studies import findings
+
+
+def knowledge(
+    row: Row, when: str, *, group: str = "all", kind: str = "all", reduction: str = "target_mean"
+) -> float:
+    """K "before" or "after" the run, nats a target token."""
+    step = {"before": 0, "after": row.values["steps"]}[when]
+    return next(
+        r[reduction]
+        for r in row.values["probes"]
+        if (r["step"], r["group"], r["kind"]) == (step, group, kind)
+    )
+
+
+def performance(row: Row, when: str) -> float:
+    """P "before" or "after": mean over kinds of questions of the share answered right."""
+    tasks = row.values[when]["tasks"]
+    return sum(tasks.values()) / len(tasks)
+
+
+def acquired(row: Row, **of: str) -> float:
+    """A of a run, a fraction of |K before|."""
+    return entropy.acquisition(knowledge(row, "before", **of), knowledge(row, "after", **of))
+
+
+def forgot(row: Row) -> float | None:
+    """F of a run, a fraction of P before; None for a model that answered nothing."""
+    before, after = (performance(row, when) for when in ("before", "after"))
+    return entropy.forgetting(before, after) if before else None
+
+
+def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.Change]]:
+    """Pearson's r over the stages of a model, of entropy, stage and loss with A and F: mean over models, interval."""
+    sources = {
+        "entropy H": lambda row: row.values["before"]["entropy"],
+        "stage": lambda row: row.settings["step"],
+        "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
+    }
+    found: dict[str, dict[str, findings.Change]] = {}
+    for name, read_ in sources.items():
+        found[name] = {}
+        for target, of in (("A", acquired), ("F", forgot)):
+            each = [
+                float(stats.pearsonr([read_(r) for r in rows], [of(r) for r in rows]).statistic)
+                for rows in models.values()
+                if len(rows) > 2 and all(of(r) is not None for r in rows)
+            ]
+            found[name][target] = findings.change(each) if each else findings.Change(0.0, None, None, 0)
+    return found
