@@ -503,7 +503,9 @@ def check_fictional(world: World, count: int, brief: bool = False):
 def test_fictional_knowledge(world):
     check_fictional(world, 8)
     check_fictional(world, 8, brief=True)
-    long, short = (world.fictional_knowledge(1, brief=b)[0]["train_context"].count(". ") for b in (False, True))
+    long, short = (
+        world.fictional_knowledge(1, brief=b)[0]["train_context"].count(". ") for b in (False, True)
+    )
     assert (long, short) == (24, 7)
     assert len(world.fictional_knowledge(1, paraphrases=2)[0]["paraphrases"]) == 2
 

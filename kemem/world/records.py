@@ -19,7 +19,9 @@ NEAR = 10  # neighbourhood, attribute and generation prompts of a CounterFact re
 # Fictional knowledge: one passage a cast, with probes of what it says
 
 
-def fictional_knowledge(world: GroundTruth, count: int, paraphrases: int, *, brief: bool = False) -> list[Record]:
+def fictional_knowledge(
+    world: GroundTruth, count: int, paraphrases: int, *, brief: bool = False
+) -> list[Record]:
     """Schema of kaist-ai/fictional-knowledge. The memorisation probes stand in the passage word for word;
     the others stand neither there nor in a paraphrase, and the hard ones need two of its facts."""
     return [_passage(world, cast, paraphrases, brief) for cast in range(count)]
