@@ -15,7 +15,7 @@ import pytest
 from kemem import entropy
 from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import acquiring, checkpoints, outcomes, pretraining, stages, tables
+from kemem.studies import acquiring, checkpoints, outcomes, pretraining, realtext, tables
 from kemem.studies.lab import Lab
 from kemem.studies.setup import Setup
 from kemem.world import World
@@ -152,8 +152,8 @@ def test_real_text_and_real_passages_end_to_end(tmp_path, paraphrased, once):
             (tmp_path / whole.stem).write_text("".join(itertools.islice(file, lines)), encoding="utf-8")
         return f"files:{tmp_path / whole.stem}"
 
-    novels, pubmed = part(stages.NOVELS, 20), part(stages.PUBMED, 400)
-    setup = stages.REAL_TEXT.setup.with_(
+    novels, pubmed = part(realtext.NOVELS, 20), part(realtext.PUBMED, 400)
+    setup = realtext.REAL_TEXT.setup.with_(
         corpus=novels,
         layers=1,
         width=16,

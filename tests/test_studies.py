@@ -18,7 +18,7 @@ from kemem import entropy, runs, studies
 from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.runs import Row, Store
-from kemem.studies import checkpoints, decay, findings, memories, pool, pretraining, stages
+from kemem.studies import checkpoints, decay, findings, memories, pool, pretraining, realtext, stages
 from kemem.studies.lab import Lab, Result
 from kemem.studies.setup import Setup
 
@@ -355,13 +355,16 @@ def test_the_late_change_of_stages_begins_where_the_papers_do():
 @pytest.mark.skipif(not os.environ.get("KEMEM_DATA"), reason="KEMEM_DATA is not set")
 def test_an_olmo_learns_from_real_text_through_olmos_tokenizer(tmp_path):
     specs = []
-    for spec, lines in ((stages.NOVELS, 30), (stages.PUBMED, 400)):  # a part of each, for the sake of time
+    for spec, lines in (
+        (realtext.NOVELS, 30),
+        (realtext.PUBMED, 400),
+    ):  # a part of each, for the sake of time
         whole = Path(spec.removeprefix("files:").replace("$KEMEM_DATA", os.environ["KEMEM_DATA"]))
         with gzip.open(whole, "rt", encoding="utf-8") as file:
             (tmp_path / whole.stem).write_text("".join(itertools.islice(file, lines)), encoding="utf-8")
         specs.append(f"files:{tmp_path / whole.stem}")
     novels, pubmed = specs
-    setup = stages.REAL_TEXT.setup.with_(
+    setup = realtext.REAL_TEXT.setup.with_(
         corpus=f"{novels}+{pubmed}", layers=2, width=16, memories=48, heads=2, length=48, rows=8, steps=30,
         learning_rate=2e-2,
     )  # fmt: skip

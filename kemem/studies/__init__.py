@@ -3,10 +3,10 @@
 from types import ModuleType
 
 from kemem.runs import Store
-from kemem.studies import acquiring, decay, memories, pretraining, stages
+from kemem.studies import acquiring, decay, memories, pretraining, realtext, stages
 from kemem.studies.lab import Result
 
-STUDIES: tuple[ModuleType, ...] = (memories, pretraining, stages, decay, acquiring)
+STUDIES: tuple[ModuleType, ...] = (memories, pretraining, stages, realtext, decay, acquiring)
 
 
 def results(store: Store, scale: str) -> dict[str, Result]:

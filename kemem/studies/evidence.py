@@ -102,8 +102,8 @@ def next_token_change(points: Points) -> dict[str, float]:
 
 # ---------------------------------------------------------------------- the model of chapter 02
 def _subjects(scale: str) -> Iterator[stages.Subject]:
-    """Chapter 02's model, of as many seeds as the sweep has: those that were not trained have no rows."""
-    return (stages.subject(scale, seed=seed) for seed in decay.SCALES[scale].seeds)
+    """Chapter 02's model, of every seed it is measured at."""
+    return (stages.subject(scale, seed=seed) for seed in stages.SCALES[scale].seeds)
 
 
 def _from_model(
@@ -115,7 +115,9 @@ def _from_model(
     """
     found: list[dict[str, Row]] = []
     for about in _subjects(scale):
-        rows = {name: store.find(stages.STUDY, stages.VERSION, s) for name, s in ask(about).items()}
+        rows = {
+            name: store.find(stages.STUDY, stages.VERSION, s, recorded=True) for name, s in ask(about).items()
+        }
         found.append({name: row for name, row in rows.items() if row is not None})
     most = max(map(len, found))
     whole = [rows for rows in found if len(rows) == most]
@@ -124,6 +126,24 @@ def _from_model(
     changes = [{name: stages.late(row) for name, row in rows.items()} for rows in whole]
     rows = [row for each in whole for row in each.values()]
     return [_evidence("model of chapter 02", changes, rows, "nats")]
+
+
+def _falling(store: Store, scale: str) -> list[Evidence]:
+    """Claim 1: the sweep, and chapter 02's model, which lasts as many time constants as OLMo-1B."""
+    found = _from_arms(entropy_at_stages, store, scale)
+    asked = [about.settings(**stages.extras(about)) for about in _subjects(scale)]
+    rows = [store.find(stages.STUDY, stages.VERSION, s, recorded=True) for s in asked]
+    if not found or not all(rows):
+        return found
+    whole = [row for row in rows if row is not None]
+    points = [
+        [
+            {"step": stages.step(name), **stage}
+            for name, stage in zip(row.settings["revisions"], row.values["stages"], strict=True)
+        ]
+        for row in whole
+    ]
+    return [*found, _evidence("model of chapter 02", [entropy_at_stages(p) for p in points], whole, "nats")]
 
 
 def _texts(about: stages.Subject) -> dict[str, stages.Measured]:
@@ -135,7 +155,7 @@ def _readings(about: stages.Subject) -> dict[str, stages.Measured]:
 
 
 EVIDENCE: dict[str, Reader] = {
-    "entropy.1": partial(_from_arms, entropy_at_stages),
+    "entropy.1": _falling,
     "entropy.2": partial(_from_arms, layer_changes),
     "entropy.3": partial(_from_arms, attention_changes),
     "entropy.4": partial(_from_arms, next_token_change),

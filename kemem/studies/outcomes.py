@@ -38,14 +38,17 @@ def forgot(row: Row) -> float | None:
     return entropy.forgetting(before, after) if before else None
 
 
-def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.Change]]:
-    """Pearson's r over the stages of a model, of entropy, stage and loss with A and F: mean over models, interval."""
+def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.Change | None]]:
+    """Pearson's r over the stages of a model, of entropy, stage and loss with A and F: mean over models, interval.
+
+    None where no model has three stages that were all measured.
+    """
     sources = {
         "entropy H": lambda row: row.values["before"]["entropy"],
         "stage": lambda row: row.settings["step"],
         "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
     }
-    found: dict[str, dict[str, findings.Change]] = {}
+    found: dict[str, dict[str, findings.Change | None]] = {}
     for name, read_ in sources.items():
         found[name] = {}
         for target, of in (("A", acquired), ("F", forgot)):
@@ -54,5 +57,5 @@ def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.C
                 for rows in models.values()
                 if len(rows) > 2 and all(of(r) is not None for r in rows)
             ]
-            found[name][target] = findings.change(each) if each else findings.Change(0.0, None, None, 0)
+            found[name][target] = findings.change(each) if each else None
     return found

@@ -7,7 +7,6 @@ coefficient. Two more models of the same shape read real text through OLMo's own
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from kemem.runs import Row, Store
 from kemem.studies import checkpoints, pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import Setup, read, spread
+from kemem.studies.setup import read, spread
 
 STUDY = "entropy"
 VERSION = 1
@@ -128,11 +127,13 @@ class Sizes:
     instances: int
     length: int
     marks: tuple[int, ...]
+    seeds: tuple[int, ...] = (0,)
+    """Of the models of chapter 02 that are measured: verdicts on them need three."""
 
 
 SCALES: dict[str, Sizes] = {
     "smoke": Sizes(24, 48, (4, 8, 16)),
-    "laptop": Sizes(256, 96, (8, 16, 32, 64, 128, 192)),
+    "laptop": Sizes(256, 96, (8, 16, 32, 64, 128, 192), (0, 1, 2)),
     "gpu": Sizes(2048, 512, (32, 128, 512, 1024)),
     "paper": Sizes(2048, 2048, (64, 256, 512, 1024)),
 }
@@ -201,11 +202,24 @@ def subject(
             length=min(sizes.length, base.setup.length), dtype=dtype or base.setup.dtype, **common,
         )  # fmt: skip
     revisions = OLMO_STAGES if model == OLMO else models.revisions(model)
-    places = tuple(_step(revision, float(i)) for i, revision in enumerate(revisions))
+    places = tuple(step(revision, float(i)) for i, revision in enumerate(revisions))
     texts = {corpus or "docstrings:limit=4000": corpus or "docstrings:limit=4000"}
     return Subject(
         model, revisions, places, "step", texts, length=sizes.length, dtype=dtype or "float32", **common
     )
+
+
+def of_all_seeds(lab: Lab) -> list[Row]:
+    """The headline row of every seed of chapter 02's model at this scale, recorded; with it their other readings."""
+    found = []
+    for seed in SCALES[lab.scale].seeds:
+        about = subject(lab.scale, seed=seed, device=lab.card)
+        asked = [about.settings(**extras(about))]
+        asked += [about.settings(name) for name in about.corpora]
+        asked += [about.settings(coefficient=name) for name in readings(about)]
+        headline, *_ = [measured(lab, s, recorded=True) for s in asked]
+        found.append(headline)
+    return found
 
 
 def extras(about: Subject) -> dict[str, Any]:
@@ -223,71 +237,21 @@ def readings(about: Subject) -> tuple[str, ...]:
     return entropy.COEFFICIENTS if gated else tuple(c for c in entropy.COEFFICIENTS if c != "relu-gate")
 
 
-# ---------------------------------------------------------------------- real text
-NOVELS = "files:$KEMEM_DATA/pretrain/novels_100_english.jsonl.gz"
-PUBMED = "files:$KEMEM_DATA/domains/pubmed_abstracts.jsonl.gz"
-OTHERS = {  # read by neither model in training
-    "Wikipedia": "files:$KEMEM_DATA/pretrain/squad_contexts.jsonl.gz",
-    "speeches": "files:$KEMEM_DATA/pretrain/presidential_speeches.jsonl.gz",
-}
-REAL_TEXT = Pretraining(
-    pretraining.LAPTOP.with_(
-        corpus=f"{NOVELS}+{PUBMED}",
-        tokenizer="$KEMEM_DATA/tokenizers/allenai_gpt-neox-olmo-dolma-v1_5.json",
-        vocabulary=50280,
-        steps=800,
-        weight_decay=3.6,
-    ),
-    prompts=("He looked at her and",),
-)
-REAL: dict[str, dict[str, Pretraining]] = {
-    "laptop": {
-        "weight decay": REAL_TEXT,
-        "no weight decay": replace(REAL_TEXT, setup=REAL_TEXT.setup.with_(weight_decay=0.0)),
-    },
-}
-"""Models trained on novels and abstracts, by scale; their rows are recorded, since few readers have the files."""
-
-
-def real(lab: Lab) -> dict[str, dict[str, Row]]:
-    """Arm -> text -> row: two seen kinds of text (their held-out part) and two unseen ones. Empty at other scales."""
-    sizes = SCALES[lab.scale]
-    found: dict[str, dict[str, Row]] = {}
-    for name, model in REAL.get(lab.scale, {}).items():
-        common = Measured(
-            model, tuple(f"step{step}" for step in model.steps), "", instances=sizes.instances, length=sizes.length,
-            attention=True,
-        )  # fmt: skip
-        asked = {
-            "novels": replace(common, corpus=NOVELS),
-            "PubMed abstracts": replace(common, corpus=PUBMED),
-            **{text: replace(common, corpus=spec, part="all") for text, spec in OTHERS.items()},
-        }
-        found[name] = {text: measured(lab, s, recorded=True) for text, s in asked.items()}
-    return found
-
-
 def millions(row: Row) -> list[float]:
     """Millions of tokens that a model of ours had read at each of a row's stages."""
     setup = row.settings["model"]["setup"]
-    return [_step(revision) * setup["rows"] * setup["length"] / 1e6 for revision in row.settings["revisions"]]
-
-
-def time_constants(rows: Mapping[str, Row]) -> float:
-    """Of AdamW's decay, over the run of the one model of ours that these rows measure."""
-    (found,) = {Setup(**row.settings["model"]["setup"]).recipe().time_constants for row in rows.values()}
-    return found
+    return [step(revision) * setup["rows"] * setup["length"] / 1e6 for revision in row.settings["revisions"]]
 
 
 def late(row: Row, *, start: float = 0.2) -> float:
     """Change of entropy from the stage at `start` of the schedule, where the paper's first one lies, to the last."""
-    places = [_step(revision, float(i)) for i, revision in enumerate(row.settings["revisions"])]
+    places = [step(revision, float(i)) for i, revision in enumerate(row.settings["revisions"])]
     first = next(i for i, place in enumerate(places) if place >= (start - 0.01) * places[-1])
     found = row.values["stages"]
     return found[-1]["entropy"] - found[first]["entropy"]
 
 
-def _step(revision: str, otherwise: float = 0.0) -> float:
+def step(revision: str, otherwise: float = 0.0) -> float:
     """The number in a revision's name, as in step1000-tokens4B."""
     number = re.search(r"\d+", revision)
     return float(number.group()) if number else otherwise
