@@ -20,6 +20,12 @@ MISTAKES = {
         '"abs": torch.square',
     ),
     "padding is counted": ("03", "kemem/entropy/batches.py", "tensor[row, start:stop]", "tensor[row]"),
+    "the prompt is scored with its target": (
+        "04",
+        "kemem/evaluation.py",
+        "targets[row, spans[i].begin - 1 : end - 1] = ids[row, spans[i].begin : end]",
+        "targets[row, : end - 1] = ids[row, 1:end]",
+    ),
     "the optimizer forgets faster": (
         "02",
         "kemem/training/optimizer.py",

@@ -17,7 +17,7 @@ from kemem.corpora import instances
 from kemem.errors import BadInput
 from kemem.families import LAYOUTS
 from kemem.runs import Row, Store
-from kemem.studies import checkpoints, pretraining
+from kemem.studies import checkpoints, findings, pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import read, spread
@@ -278,4 +278,22 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         }
         provenance = {"study": STUDY, "digest": row.digest, "origin": row.origin, **row.provenance}
         found |= {f"entropy.{k}": Result(value, unit, provenance) for k, (value, unit) in numbers.items()}
+    models = [
+        store.find(STUDY, VERSION, each.settings(**extras(each)), recorded=True)
+        for each in (subject(scale, seed=seed) for seed in SCALES[scale].seeds)
+    ]
+    rows = [model for model in models if model is not None]
+    if rows and len(rows) == len(models):
+        provenance = {
+            "study": STUDY,
+            "digest": rows[0].digest,
+            "origin": rows[0].origin,
+            **rows[0].provenance,
+        }
+        for name, start in (("late", 0.2), ("last_quarter", 0.75)):
+            change = findings.change([late(row, start=start) for row in rows])
+            found[f"entropy.models.{name}"] = Result(change.mean, "nats", provenance)
+            if change.low is not None and change.high is not None:
+                found[f"entropy.models.{name}.low"] = Result(change.low, "nats", provenance)
+                found[f"entropy.models.{name}.high"] = Result(change.high, "nats", provenance)
     return found
