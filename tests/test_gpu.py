@@ -1,18 +1,31 @@
 """The same numbers on a CUDA device as on the CPU: `pytest -m gpu`, run first wherever there is one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny
 
-from kemem.entropy import measure
+from kemem import evaluation
+from kemem.entropy import (
+    Injection,
+    Schedule,
+    WakeIdle,
+    attention_temperature,
+    measure,
+    multiplier,
+    resuscitate_,
+)  # fmt: skip
 from kemem.entropy.batches import Padder
 from kemem.entropy.sums import Sums
 from kemem.memory import Memories
+from kemem.training import Method, Recipe, bfloat16_runs, train
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device; torch sees none here"),
 ]
+DEVICE = "cuda"
 TEXTS = ((5, 1, 12, 3, 12, 26, 4), 61)
 
 
@@ -76,3 +89,113 @@ def test_a_batch_is_measured_without_waiting_for_the_device():
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert sums.usage(14).isfinite().all()
+
+
+# ---------------------------------------------------------------------- training, evaluation, injection, resuscitation
+class Rows:
+    """Random rows of text, the same on every device."""
+
+    def __init__(self, count=24, length=12):
+        self.ids = torch.randint(3, 61, (count, length), generator=torch.Generator().manual_seed(3))
+
+    def __len__(self):
+        return len(self.ids)
+
+    def batch(self, indices):
+        ids = self.ids[indices]
+        return {"input_ids": ids, "labels": ids.clone()}
+
+
+CAUSAL = ("olmo", "olmo2", "llama", "qwen2", "qwen3", "gpt2", "gptj", "gpt_neox")
+RECIPE = Recipe(steps=6, batch_size=8, learning_rate=1e-3, warmup_steps=2, log_every=1, checkpoints=(3,))
+
+
+def trained(name, device, dtype=torch.float64, **keywords):
+    model = tiny(name, dtype=dtype).to(device)
+    return model, train(
+        model, Rows(), keywords.pop("recipe", RECIPE), keywords.pop("method", Method()), **keywords
+    )
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_training_in_float64_takes_the_same_steps(name):
+    expected, before = trained(name, "cpu")
+    found, after = trained(name, DEVICE)
+    # rotary angles are computed in float32 on each device
+    assert [r["loss"] for r in after.steps] == pytest.approx([r["loss"] for r in before.steps], abs=1e-5)
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(
+            found.state_dict()[key].cpu(), value, rtol=0, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+def test_accumulation_on_the_device_is_one_batch():
+    whole, _ = trained("olmo", DEVICE)
+    cut, _ = trained("olmo", DEVICE, recipe=replace(RECIPE, accumulation=4))
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=0, atol=1e-10)
+
+
+def test_a_run_broken_off_on_the_device_goes_on_as_it_was(tmp_path):
+    class Stop(Exception):
+        pass
+
+    class Break(Method):
+        def gradients(self, model):
+            self.done = getattr(self, "done", 0) + 1
+            if self.done == 5:
+                raise Stop
+
+    whole, _ = trained("olmo", DEVICE, torch.float32, out=tmp_path / "whole")
+    with pytest.raises(Stop):
+        model = tiny("olmo").to(DEVICE)
+        train(model, Rows(), RECIPE, Break(), out=tmp_path / "broken")
+    again, _ = trained("olmo", DEVICE, torch.float32, out=tmp_path / "broken", method=Break())
+    for a, b in zip(whole.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)  # atomics of a card add in any order
+
+
+def test_bfloat16_training_follows_float32():
+    if not bfloat16_runs(DEVICE):
+        pytest.skip("this device does not multiply bfloat16")
+    _, exact = trained("olmo", DEVICE, torch.float32)
+    _, mixed = trained("olmo", DEVICE, torch.float32, recipe=replace(RECIPE, precision="bfloat16"))
+    assert [r["loss"] for r in mixed.steps] == pytest.approx([r["loss"] for r in exact.steps], abs=0.03)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_losses_are_those_of_the_cpu(name):
+    model = tiny(name)
+    expected = evaluation.loss(model, Rows())
+    assert evaluation.loss(model.to(DEVICE), Rows()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["olmo", "llama", "gpt2", "gpt_neox"])
+def test_resuscitation_is_that_of_the_cpu(name):
+    usage = measure(tiny(name), texts(), batch_size=4).usage
+    factors = multiplier(usage, 0.5, 1.0)
+    expected, found = tiny(name), tiny(name).to(DEVICE)
+    resuscitate_(expected, factors)
+    resuscitate_(found, factors)
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=1e-6, atol=0)
+    with attention_temperature(expected, 2.0), attention_temperature(found, 2.0):
+        ours, theirs = (measure(m, texts(), batch_size=4, attention=True) for m in (expected, found))
+    torch.testing.assert_close(theirs.attention, ours.attention, rtol=0, atol=1e-4)
+
+
+def test_injected_passages_are_read_on_the_device_as_on_the_cpu():
+    plan = Schedule((((5, 6, 7, 2), (8, 9, 2)), ((10, 11, 12, 2),)), interval=2)
+    _, before = trained("olmo", "cpu", method=Injection(plan))
+    found, after = trained("olmo", DEVICE, method=Injection(plan))
+    plain, _ = trained("olmo", DEVICE)
+    assert [r["loss"] for r in after.steps] == pytest.approx([r["loss"] for r in before.steps], abs=1e-5)
+    assert any(not torch.equal(a, b) for a, b in zip(plain.parameters(), found.parameters(), strict=True))
+
+
+def test_waking_scales_updates_on_the_device():
+    usage = measure(tiny("olmo", dtype=torch.float64), texts()).usage
+    expected, _ = trained("olmo", "cpu", method=WakeIdle(usage, 1.0))
+    found, _ = trained("olmo", DEVICE, method=WakeIdle(usage, 1.0))
+    for a, b in zip(expected.parameters(), found.parameters(), strict=True):
+        torch.testing.assert_close(b.cpu(), a, rtol=0, atol=1e-5)
