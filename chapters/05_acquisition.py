@@ -183,7 +183,7 @@ with plot.figure(height=3.0) as axes:
 # ## Does entropy predict it?
 #
 # The paper correlates $H$ with $A$ and with $F$ over stages, and reports 0.94 and −0.96. Stages of one run are not independent: whatever moves steadily along a run correlates with everything else that does, the number of the stage included. So the correlation is taken
-# within each model, and the interval is over models; beside entropy stand two quantities that nobody would call a cause, the stage itself and the loss.
+# within each model, and the interval is over models (of Fisher's $z$); beside entropy stand two quantities that nobody would call a cause, the stage itself and the loss.
 
 # %% tags=["hide-input"]
 plot.table(
@@ -284,5 +284,5 @@ assert numpy.mean(found) > 0.9
 #
 # - From every stage of three models, the same recipe, the same text, the same passages: what differs is where learning starts.
 # - $A$ and $F$ are ratios to a start that itself changes with the stage. Show both ends, always.
-# - Here later stages forget more, as in the paper. They do not acquire less: their relative gain is larger, because they begin lower. The table of verdicts says how sure that is.
+# - Here later stages forget more on average, as in the paper. They do not acquire less: their relative gain is larger, because they begin lower, and entropy goes with acquisition in the *opposite* direction. The table of verdicts says how sure each of these is.
 # - A correlation over the stages of one run is nearly certain to be large. It is no evidence of a cause.

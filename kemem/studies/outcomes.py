@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from scipy import stats
 
 from kemem import entropy
 from kemem.runs import Row
 from kemem.studies import findings
+
+LARGEST = 1 - 1e-12  # of a correlation that is transformed
 
 
 def knowledge(
@@ -57,5 +61,12 @@ def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.C
                 for rows in models.values()
                 if len(rows) > 2 and all(of(r) is not None for r in rows)
             ]
-            found[name][target] = findings.change(each) if each else None
+            found[name][target] = _mean_correlation(each) if each else None
     return found
+
+
+def _mean_correlation(each: list[float]) -> findings.Change:
+    """Mean and interval of correlations by Fisher's z = artanh r, so that both stay within -1 and 1."""
+    z = findings.change([math.atanh(min(max(r, -LARGEST), LARGEST)) for r in each])
+    low, high = (None if end is None else math.tanh(end) for end in (z.low, z.high))
+    return findings.Change(math.tanh(z.mean), low, high, z.seeds)
