@@ -45,7 +45,8 @@ from kemem.studies import decay, findings, realtext, stages
 
 lab = book.open_chapter("03_entropy_decay", globals())
 about = stages.subject(
-    scale, seed=seed, model=model, corpus=corpus, instances=instances, coefficient=coefficient, dtype=dtype, device=lab.card
+    scale, seed=seed, model=model, corpus=corpus, instances=instances, coefficient=coefficient,
+    dtype=dtype, device=lab.card,
 )
 
 # %% [markdown]
@@ -247,20 +248,27 @@ recorded = {f"{name}, seed {r.provenance['seed']}": r for name, rows in sweep.it
 for line in runs.differences(recorded, ("versions", "commit", "device")):
     print("the recorded rows differ in", line)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-decay-arms", "caption": "Deficit over training, by strength of weight decay: mean of the seeds, band from lowest to highest. Solid: the arm computed live."}, "image": {"alt": "Curves of the deficit over the share of the schedule for several strengths of weight decay. Without weight decay the curve differs in level and direction from those with strong decay."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-decay-arms", "caption": "Deficit over training, by strength of weight decay: mean of the seeds, band from lowest to highest. Above the whole schedule, below its last four fifths on an axis of their own. Filled markers: the arm computed live."}, "image": {"alt": "Two panels, one above the other, with curves of the deficit over the share of the schedule for several strengths of weight decay; the lower one begins at 20 percent. Without weight decay the curve differs in level and direction from those with strong decay."}}
 def path(row):
     points = row.values["points"]
     bound = row.values["layers"] * math.log(row.values["memories"])
     return [100 * p["step"] / points[-1]["step"] for p in points], [bound - p["entropy"] for p in points]
 
-with plot.figure(height=3.6) as axes:
-    for i, name in enumerate([n for n in ("no weight decay", "weight decay / 4", "base", "weight decay x 4", "steps x 2.5, decay x 4") if n in sweep]):
-        paths = [path(r) for r in sweep[name]]
-        tau = sweep[name][0].values["time_constants"]
-        plot.spread(axes, paths[0][0], [y for _, y in paths], f"{name}, {tau:.1f} time constants", index=i, origin=sweep[name][0].origin)
-    plot.series(axes, *path(live), decay.LIVE, origin=live.origin, index=0)
-    axes.set(xlabel="share of the schedule (%)", ylabel="deficit (nats)", title="Weight decay and the decay of entropy")
-    axes.legend()
+shown = [n for n in ("no weight decay", "weight decay / 4", "base", "weight decay x 4", "steps x 2.5, decay x 4") if n in sweep]
+with plot.figure(rows=2, height=2.7) as (whole, late):
+    for axes, start in ((whole, 0), (late, 20)):
+        for i, name in enumerate(shown):
+            paths = [path(r) for r in sweep[name]]
+            since = next(k for k, share in enumerate(paths[0][0]) if share >= start)
+            tau = sweep[name][0].values["time_constants"]
+            plot.spread(axes, paths[0][0][since:], [y[since:] for _, y in paths], f"{name}, {tau:.1f} time constants", index=i, origin=sweep[name][0].origin)
+        x, y = path(live)
+        since = next(k for k, share in enumerate(x) if share >= start)
+        plot.series(axes, x[since:], y[since:], decay.LIVE, origin=live.origin, index=0)
+        axes.set(ylabel="deficit (nats)")
+    whole.set(title="Weight decay and the decay of entropy: the whole schedule")
+    late.set(title="The same from 20 % on", xlabel="share of the schedule (%)")
+    whole.legend()
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-entropy-shapes", "caption": "Effective share of memories over training for models of other shapes on the same text and schedule: half and twice the width, twice the depth, and an ungated feed-forward layer (GPT-2's; the paper's figure 6 has Pythia, which is ungated too). Mean of the seeds, band from lowest to highest."}, "image": {"alt": "Curves of the effective share of memories over the share of the schedule, one for each shape of model: half the width, twice the width, twice the depth, and ungated."}}
 with plot.figure(height=3.6) as axes:
