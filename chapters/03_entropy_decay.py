@@ -335,7 +335,7 @@ claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (1, 2, 3, 4
 # - The model of {doc}`02_pretraining` is wider and deeper than the arms, reads two kinds of text, and lasts as many time constants as OLMo-1B. It falls: over its three seeds $H$ changes by {result}`entropy.models.late|+.2f`, with a 95 % interval from {result}`entropy.models.late.low|+.2f` to
 #   {result}`entropy.models.late.high|+.2f`. But not to the end: in the last quarter, where the learning rate and with it the decay are small, it *rises* by {result}`entropy.models.last_quarter|+.2f`. That is why {claim}`entropy.1`, which asks for a fall from each stage to the next, is not met.
 #
-# So weight decay over many time constants is part of the story and not all of it. What else tells chapter 02's model from the arms (size, a mixture of texts, a larger vocabulary) was not varied one by one. Larger and longer runs are what the `gpu` scale of this chapter is for; it has not been recorded yet.
+# So weight decay over many time constants is part of the story and not all of it. What else tells the model of {doc}`02_pretraining` from the arms (size, a mixture of texts, a larger vocabulary) was not varied one by one. Larger and longer runs are what the `gpu` scale of this chapter is for; it has not been recorded yet.
 #
 # ## What we tried
 #

@@ -215,7 +215,8 @@ plot.table(
 )
 
 # %% [markdown]
-# Look at the group that is told *once*, and at *composition* in both groups, before you call a model that recites the passages knowledgeable.
+# What is told in every slot is acquired to {result}`injection.paraphrase.all|.0f`, what is told once to {result}`injection.once.all|.0f`; where two facts must be joined, of what was told in every slot, it is {result}`injection.paraphrase.composition|.0f`. Look at the last two before you call a model that
+# recites the passages knowledgeable.
 #
 # ## The published passages
 #

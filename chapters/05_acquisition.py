@@ -228,7 +228,7 @@ claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (5, 6, 7, 8
 # | | paper | here |
 # | --- | --- | --- |
 # | start | stages of OLMo-1B and 7B | stages of {doc}`02_pretraining`'s model, three seeds |
-# | new domain | PubMed, one pass | text of another world, one pass |
+# | new domain | PubMed, one pass | text of another world, less than one pass |
 # | rate | that of pretraining's peak | see above |
 # | $P$ | six benchmarks | questions on the model's own world |
 # | runs | one for each stage | three for each stage, each from a model of its own |

@@ -278,6 +278,13 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     if scale not in SCALES:
         return {}
     sizes = SCALES[scale]
+    shown = store.find(STUDY, VERSION, settings(scale))
+    headline: dict[str, Result] = {}
+    if shown is not None:
+        origin = {"study": STUDY, "digest": shown.digest, "origin": shown.origin, **shown.provenance}
+        for group, kind in (("paraphrase", "all"), ("paraphrase", "composition"), ("once", "all")):
+            value = 100 * acquired(shown, group=group, kind=kind)
+            headline[f"injection.{group}.{kind}"] = Result(value, "%", origin)
     found = {
         share: [
             store.find(STUDY, VERSION, settings(scale, seed=seed, share=share), recorded=True)
@@ -286,7 +293,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         for share in sizes.stages
     }
     if not all(row is not None for rows in found.values() for row in rows):
-        return {}
+        return headline
     whole = {share: [row for row in rows if row is not None] for share, rows in found.items()}
     one = next(iter(whole.values()))[0]
     origin = {"study": STUDY, "digest": one.digest, "origin": one.origin, **one.provenance}
@@ -309,7 +316,9 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         if None not in lost:
             values["F"] = (100 * _mean(f for f in lost if f is not None), "%")
         numbers |= {f"{quantity}.{name}": value for quantity, value in values.items()}
-    return {f"acquiring.{name}": Result(value, unit, origin) for name, (value, unit) in numbers.items()}
+    return headline | {
+        f"acquiring.{name}": Result(value, unit, origin) for name, (value, unit) in numbers.items()
+    }
 
 
 def _mean(values: Iterable[float]) -> float:
