@@ -438,3 +438,96 @@ def test_executions_are_kept_as_written(tmp_path):
     run.save(done, tmp_path / "deep" / "e.json")
     assert run.load(tmp_path / "deep" / "e.json") == done and run.load(tmp_path / "none.json") == []
     assert json.loads((tmp_path / "deep" / "e.json").read_text())[0]["chapter"] == "07_test"
+
+
+# ---------------------------------------------------------------------- chapters that need not be run again
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    """A checkout in small, a store, and one chapter that was run."""
+    from kemem.book import reuse
+    from kemem.book.run import Execution
+
+    root, folder = tmp_path / "root", tmp_path / "root" / "_build" / "book" / "chapters"
+    for name, text in {
+        "chapters/00_a.py": "1", "chapters/01_b.py": "2", "kemem/x.py": "y = 1", "records/laptop/s/aa-v1.json": "{}",
+        "store/laptop/s/bb-v1.json": "{}", "_build/book/chapters/00_a.ipynb": "notebook",
+        "_build/book/chapters/01_b.ipynb": "notebook",
+    }.items():  # fmt: skip
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setenv("KEMEM_STORE", str(root / "store"))
+    monkeypatch.delenv("KEMEM_TRAIN", raising=False)
+    sources = sorted((root / "chapters").glob("*.py"))
+    done = [
+        Execution("00_a", "laptop", 1.5, 10),
+        Execution("01_b", "laptop", 2.5, 10, "cell 3: ValueError: no"),
+    ]
+    reuse.remember(folder, done, {p.stem: reuse.fingerprint(root, p, "laptop") for p in sources})
+    return root, lambda scale="laptop": reuse.unchanged(root, folder, sources, scale)
+
+
+def test_what_passed_and_is_unchanged_is_not_run_again(built):
+    _, held = built
+    assert list(held()) == ["00_a"], "a chapter that failed is run again"
+    assert held()["00_a"].seconds == 1.5 and held("smoke") == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["chapters/00_a.py", "kemem/x.py", "records/laptop/s/aa-v1.json", "store/laptop/s/bb-v1.json", "kemem/sub/new.py",
+     "store/laptop/s/new-v2.json"],
+)  # fmt: skip
+def test_whatever_changes_makes_it_run_again(built, name):
+    root, held = built
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("changed")
+    assert held() == {}
+
+
+def test_lost_notebooks_stores_and_notes_make_it_run_again(built, monkeypatch):
+    root, held = built
+    folder = root / "_build" / "book" / "chapters"
+    notes = (folder / "executed.json").read_text()
+    for broken in ("", "[]", '{"00_a": 3}'):
+        (folder / "executed.json").write_text(broken)
+        assert held() == {}
+    (folder / "executed.json").write_text(notes)
+    assert list(held()) == ["00_a"]
+    monkeypatch.setenv("KEMEM_TRAIN", "all")
+    assert held() == {}, "train all means all"
+    monkeypatch.delenv("KEMEM_TRAIN")
+    (folder / "00_a.ipynb").unlink()
+    assert held() == {}
+
+
+def test_a_build_runs_what_changed_and_keeps_the_rest(built, monkeypatch):
+    from kemem.book import build, reuse
+    from kemem.book.run import Execution
+
+    root, _ = built
+    folder = root / "_build" / "book" / "chapters"
+    asked = []
+
+    def execute_all(sources, target, **_):
+        asked.append([p.stem for p in sources])
+        for source in sources:
+            (target / f"{source.stem}.ipynb").write_text("new")
+        return [Execution(source.stem, "laptop", 3.0, 20) for source in sources]
+
+    monkeypatch.setattr(build, "execute_all", execute_all)
+    monkeypatch.setattr(build, "_stage_pages", lambda *_: None)
+    monkeypatch.setattr(build, "_render", lambda *_, **__: 0)
+    (folder.parent / "pages").mkdir()
+    (folder / "old.ipynb").write_text("of a chapter that is gone")
+    assert build.build(root) == 0
+    assert (
+        asked == [["01_b"]] and not (folder / "old.ipynb").exists() and not (folder.parent / "pages").exists()
+    )
+    assert (folder / "00_a.ipynb").read_text() == "notebook" and (folder / "01_b.ipynb").read_text() == "new"
+    assert build.build(root) == 0 and asked == [["01_b"], []]
+    (root / "kemem" / "x.py").write_text("y = 2")
+    assert build.build(root) == 0 and asked[-1] == ["00_a", "01_b"]
+    assert reuse.unchanged(root, folder, sorted((root / "chapters").glob("*.py")), "laptop").keys() == {
+        "00_a",
+        "01_b",
+    }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from kemem.book import reuse
 from kemem.book.notebooks import differences
 from kemem.book.places import chapters
 from kemem.book.run import Execution, execute_all, save
@@ -30,13 +31,28 @@ CANARY = (
 
 
 def build(root: Path, *, scale: str = "laptop") -> int:
-    """Run every chapter in mode run, into _build/book, and render what was run. The tracked tree stays as it is."""
+    """Run the chapters in mode run, into _build/book, and render what was run. The tracked tree stays as it is.
+
+    A chapter is not run again while all it depends on is as it was.
+    """
     stage = root / "_build" / "book"
-    shutil.rmtree(stage, ignore_errors=True)
-    executions = execute_all(
-        chapters(root), stage / "chapters", parameters={} if scale == "laptop" else {"scale": scale}
-    )
+    folder, sources = stage / "chapters", chapters(root)
+    held = reuse.unchanged(root, folder, sources, scale)
+    for path in stage.glob("*"):
+        if path != folder:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in folder.glob("*"):
+        if path.stem not in held:
+            path.unlink()
+    ran = execute_all(
+        [source for source in sources if source.stem not in held], folder,
+        parameters={} if scale == "laptop" else {"scale": scale},
+    )  # fmt: skip
+    if held:
+        print(f"unchanged since they were run: {', '.join(held)}", file=sys.stderr)
+    executions = sorted([*held.values(), *ran], key=lambda execution: execution.chapter)
     save(executions, stage / EXECUTIONS)
+    reuse.remember(folder, executions, {p.stem: reuse.fingerprint(root, p, scale) for p in sources})
     if _failed(executions):
         return 1
     _stage_pages(root, stage)
