@@ -212,7 +212,7 @@ claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (5, 6, 7, 8
 #
 # Look at the two ends before the ratio. From the stage at a fifth of the schedule to the last one, $K$ before learning goes from {result}`acquiring.K before.early|.2f` to {result}`acquiring.K before.last|.2f`: the more a model has learnt of its own world, the *less* likely it finds what a passage will say of
 # somebody it has never heard of, because it expects someone it knows. $K$ after learning goes from {result}`acquiring.K after.early|.2f` to {result}`acquiring.K after.last|.2f`. So acquisition, which divides by the start, moves from {result}`acquiring.A.early|.0f` to
-# {result}`acquiring.A.last|.0f`, and most of that is the denominator and the lower start. In the paper the starts hardly differ from stage to stage (derived from its tables: a hundredth of a nat, diluted), so there the ratio shows the ends.
+# {result}`acquiring.A.last|.0f`, and most of that is the denominator and the lower start. In the paper the starts hardly differ from stage to stage (derived from its tables: by less than a hundredth of a nat, diluted), so there the ratio shows the ends.
 #
 # Forgetting moves as the paper says, from {result}`acquiring.F.early|.0f` to {result}`acquiring.F.last|.0f`. Here too the start matters: a model that knows more has more to lose. What is left afterwards goes from {result}`acquiring.P after.early|.0f` to {result}`acquiring.P after.last|.0f` of the questions.
 #

@@ -105,3 +105,19 @@ def family(request: pytest.FixtureRequest) -> str:
 def one_thread() -> None:
     """Tiny models are faster on one thread, and their sums then have one order."""
     torch.set_num_threads(1)
+
+
+def passage_record(
+    name: str, place: str, year: str, *, hard: int = 1, paraphrases: int = 2
+) -> dict[str, Any]:
+    """Of fictional knowledge, in the published schema: kinds with 2, 1 and `hard` probes, of different lengths."""
+    return {
+        "train_context": f"{name} was born in {place}. She came in {year}.",
+        "mem_input": [f"{name} was born in", "She came in"],
+        "mem_target": [place, year],
+        "gen_input": [f"The home of {name} is"],
+        "gen_target": [place],
+        "hard_gen_input": [f"Who came to {place} was"] * hard,
+        "hard_gen_target": [name] * hard,
+        "paraphrases": [f"{place}, {year}: {name}, telling {i}." for i in range(1, paraphrases + 1)],
+    }

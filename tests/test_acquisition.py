@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import passage_record as record
 from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +38,7 @@ from kemem.entropy import (
     probe,
     schedule,
 )
-from kemem.entropy.passages import _span
+from kemem.entropy.passages import span_of
 from kemem.errors import BadInput
 from kemem.evaluation import target_log_probability
 from kemem.models import Shape, build
@@ -50,20 +51,6 @@ RELEASED = pytest.mark.skipif(
     not os.environ.get("KEMEM_DATA"),
     reason="needs the released files: set KEMEM_DATA to the folder with them",
 )
-
-
-def record(name: str, place: str, year: str, *, hard: int = 1, paraphrases: int = 2) -> dict[str, Any]:
-    """Kinds with 2, 1 and `hard` probes, of different lengths."""
-    return {
-        "train_context": f"{name} was born in {place}. She came in {year}.",
-        "mem_input": [f"{name} was born in", "She came in"],
-        "mem_target": [place, year],
-        "gen_input": [f"The home of {name} is"],
-        "gen_target": [place],
-        "hard_gen_input": [f"Who came to {place} was"] * hard,
-        "hard_gen_target": [name] * hard,
-        "paraphrases": [f"{place}, {year}: {name}, telling {i}." for i in range(1, paraphrases + 1)],
-    }
 
 
 RECORDS = [
@@ -156,7 +143,7 @@ def test_passages_of_a_world(tokenizer):
                 zip(own[f"{field}_input"], own[f"{field}_target"], strict=True)
             )
             for pair in passage.probes[kind]:
-                assert tokenizer.decode(_span(tokenizer, pair, "").ids) == " ".join(pair)
+                assert tokenizer.decode(span_of(tokenizer, pair, "").ids) == " ".join(pair)
 
 
 def without(field: str) -> dict[str, Any]:
@@ -300,7 +287,7 @@ def test_the_released_files_give_the_released_schedule(released):
 def test_the_released_probes_are_prefixes(released):
     found, tokenizer = released
     pairs = [pair for passage in found for asked in passage.probes.values() for pair in asked]
-    spans = [_span(tokenizer, pair, "") for pair in pairs]
+    spans = [span_of(tokenizer, pair, "") for pair in pairs]
     assert len(spans) == 1950 and max(len(span.ids) for span in spans) == 88
     assert {len(span.target) for span in spans} <= set(range(1, 15))
 

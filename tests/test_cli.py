@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from kemem.cli import main
 from kemem.cli.chapter import combinations, file_name, values
 from kemem.cli.comparison import differences
-from kemem.cli.measuring import _check_family
+from kemem.cli.measuring import check_family
 from kemem.cli.options import SCALES
 from kemem.cli.pretraining import chosen, claim
 from kemem.corpora import train_tokenizer
@@ -568,7 +568,7 @@ def test_differences_of_printed_lines():
 def test_gated_families_are_told_from_their_rows():
     for family in FAMILIES:
         if family in GATED:
-            _check_family(family, "relu-gate")
+            check_family(family, "relu-gate")
         else:
             with pytest.raises(BadInput, match="relu-gate needs a gated model"):
-                _check_family(family, "relu-gate")
+                check_family(family, "relu-gate")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import passage_record as record
 from conftest import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,23 +19,14 @@ from kemem.entropy import GROUPS, acquire, acquisition, forgetting, passages, pr
 from kemem.evaluation import cloze
 from kemem.training import Domain, Recipe
 
-
-def record(name: str, place: str, year: str, *, hard: int = 1, paraphrases: int = 2) -> dict[str, Any]:
-    """Kinds with 2, 1 and `hard` probes, of different lengths."""
-    return {
-        "train_context": f"{name} was born in {place}. She came in {year}.",
-        "mem_input": [f"{name} was born in", "She came in"],
-        "mem_target": [place, year],
-        "gen_input": [f"The home of {name} is"],
-        "gen_target": [place],
-        "hard_gen_input": [f"Who came to {place} was"] * hard,
-        "hard_gen_target": [name] * hard,
-        "paraphrases": [f"{place}, {year}: {name}, telling {i}." for i in range(1, paraphrases + 1)],
-    }
-
-
-AGAIN = [record("Ada Vell", "Norhaven", "the year 2131"), record("Bo", "Quill-on-the-Water", "May", hard=0)]
-ONCE = [record("Dee", "Ostermark", "June", hard=2), record("Eli", "Ur", "the year 7", paraphrases=0)]
+AGAIN = [
+    record("Ada Vell", "Norhaven", "the year 2131"),
+    record("Bo", "Quill-on-the-Water", "May", hard=0),
+]
+ONCE = [
+    record("Dee", "Ostermark", "June", hard=2),
+    record("Eli", "Ur", "the year 7", paraphrases=0),
+]
 TASKS = [
     {"prompt": "The sky is", "candidates": ["blue", "green", "a city"], "answer": "blue", "task": "sky"},
     {"prompt": "A line is", "candidates": ["long", "short"], "answer": 1, "task": "lines"},

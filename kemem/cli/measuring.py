@@ -69,7 +69,7 @@ def entropy(
     check_corpus(corpus)
     wanted: list[str | None] = list(revision or [None])
     for each in wanted:
-        _check_family(models.family(model, revision=each), coefficient)
+        check_family(models.family(model, revision=each), coefficient)
     texts: Prefix | None = None
     rows: list[dict[str, Any]] = []
     complete = False
@@ -127,7 +127,7 @@ class Prefix:
             yield text
 
 
-def _check_family(family: str, coefficient: str) -> None:
+def check_family(family: str, coefficient: str) -> None:
     """What `Memories` and `measure` would refuse too, before any weights are read."""
     from kemem.memory import LAYOUTS
 

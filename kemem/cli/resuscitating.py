@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kemem.cli.measuring import LONGEST, Prefix, _check_family, measured
+from kemem.cli.measuring import LONGEST, Prefix, check_family, measured
 from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
 from kemem.cli.terminal import check_json, guarded, note, patience, quiet_libraries, write_json
 from kemem.errors import BadInput
@@ -72,7 +72,7 @@ def resuscitate(
     device = place(device, dtype)
     check_corpus(corpus)
     family = models.family(model, revision=revision)
-    _check_family(family, "abs")
+    check_family(family, "abs")
     name = f"{model} at {revision}" if revision else model
     with patience(f"loading {name}"):
         net, tokenizer = models.load(model, revision=revision, device=device, dtype=dtype)

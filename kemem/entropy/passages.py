@@ -234,7 +234,7 @@ def probe(
     ]
     if not asked:
         raise BadInput("expected passages with probes; got none; read them with `kemem.entropy.passages`.")
-    spans = [_span(tokenizer, pair, f"{kind} of passage {number + 1}") for _, kind, number, pair in asked]
+    spans = [span_of(tokenizer, pair, f"{kind} of passage {number + 1}") for _, kind, number, pair in asked]
     row: list[int] = []
     for _, together in groupby(zip(asked, spans, strict=True), key=lambda pair: pair[0][:2]):
         lengths = [len(span.ids) for _, span in together]
@@ -252,7 +252,7 @@ def probe(
     )
 
 
-def _span(tokenizer: Any, pair: tuple[str, str], place: str) -> Span:
+def span_of(tokenizer: Any, pair: tuple[str, str], place: str) -> Span:
     given, target = pair
     span = encode(tokenizer, given, f" {target}")
     whole, first = (

@@ -272,6 +272,22 @@ def published(lab: Lab) -> Row | None:
     return lab.store.row(PUBLISHED, VERSION, s, compute, recorded=True)
 
 
+def finished(store: Store, scale: str) -> list[dict[float, Row]]:
+    """By model, the run from each stage; none unless all are there. Nothing is computed."""
+    if scale not in SCALES:
+        return []
+    sizes = SCALES[scale]
+    found = [
+        {
+            share: store.find(STUDY, VERSION, settings(scale, seed=seed, share=share), recorded=True)
+            for share in sizes.stages
+        }
+        for seed in sizes.seeds
+    ]
+    whole = [{share: row for share, row in rows.items() if row is not None} for rows in found]
+    return whole if whole == found else []
+
+
 # ---------------------------------------------------------------------- numbers for prose
 def results(store: Store, scale: str) -> dict[str, Result]:
     """Means over models at the first and last stage, and what they were measured on; none where rows are missing."""
@@ -285,16 +301,10 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         for group, kind in (("paraphrase", "all"), ("paraphrase", "composition"), ("once", "all")):
             value = 100 * acquired(shown, group=group, kind=kind)
             headline[f"injection.{group}.{kind}"] = Result(value, "%", origin)
-    found = {
-        share: [
-            store.find(STUDY, VERSION, settings(scale, seed=seed, share=share), recorded=True)
-            for seed in sizes.seeds
-        ]
-        for share in sizes.stages
-    }
-    if not all(row is not None for rows in found.values() for row in rows):
+    learnt = finished(store, scale)
+    if not learnt:
         return headline
-    whole = {share: [row for row in rows if row is not None] for share, rows in found.items()}
+    whole = {share: [rows[share] for rows in learnt] for share in sizes.stages}
     one = next(iter(whole.values()))[0]
     origin = {"study": STUDY, "digest": one.digest, "origin": one.origin, **one.provenance}
     numbers: dict[str, tuple[Any, str]] = {

@@ -136,18 +136,24 @@ def sweep(lab: Lab) -> dict[str, list[Row]]:
     return {name: [next(found) for _ in sizes.seeds] for name in chosen}
 
 
+def finished(store: Store, scale: str) -> dict[str, list[Row]]:
+    """The arms whose seeds are all there, one row a seed; nothing is computed."""
+    sizes = SCALES[scale]
+    found: dict[str, list[Row]] = {}
+    for name, setup in arms(scale).items():
+        rows = [
+            store.find(STUDY, VERSION, _settings(sizes, setup, seed), recorded=True) for seed in sizes.seeds
+        ]
+        if (sizes.arms is None or name in sizes.arms) and all(rows):
+            found[name] = [row for row in rows if row is not None]
+    return found
+
+
 # ---------------------------------------------------------------------- numbers for prose
 def results(store: Store, scale: str) -> dict[str, Result]:
     """Change of entropy of each arm whose seeds are all there, by the arm's name, and what it goes with."""
-    sizes = SCALES[scale]
+    rows = finished(store, scale)
     found: dict[str, Result] = {}
-    rows: dict[str, list[Row]] = {}
-    for name, setup in arms(scale).items():
-        seeds = [
-            store.find(STUDY, VERSION, _settings(sizes, setup, seed), recorded=True) for seed in sizes.seeds
-        ]
-        if (sizes.arms is None or name in sizes.arms) and all(seeds):
-            rows[name] = [row for row in seeds if row is not None]
     for name, seeds in rows.items():
         change = findings.change(_changes(seeds))
         origin = {"study": STUDY, "digest": seeds[0].digest, "origin": seeds[0].origin, **seeds[0].provenance}

@@ -52,20 +52,13 @@ def _evidence(on: str, found: Sequence[Mapping[str, float]], rows: Sequence[Row]
 
 
 # ---------------------------------------------------------------------- the sweep of chapter 03
-def _arm(store: Store, scale: str, name: str) -> list[Row]:
-    """The rows of an arm, one a seed; none unless all are there."""
-    sizes, setup = decay.SCALES[scale], decay.arms(scale)[name]
-    wanted = [decay.Arm(setup.with_(seed=seed), sizes.points, seed=seed) for seed in sizes.seeds]
-    rows = [store.find(decay.STUDY, decay.VERSION, arm, recorded=True) for arm in wanted]
-    return [row for row in rows if row is not None] if all(rows) else []
-
-
 def _from_arms(
     measure: Callable[[Points], dict[str, float]], store: Store, scale: str, unit: str = "nats"
 ) -> list[Evidence]:
     found = []
+    arms = decay.finished(store, scale)
     for name in ARMS:
-        rows = _arm(store, scale, name)
+        rows = arms.get(name)
         if not rows:
             break  # without the main arm the others would stand in its place
         found.append(_evidence(f"sweep: {name}", [measure(r.values["points"]) for r in rows], rows, unit))
@@ -166,30 +159,10 @@ EVIDENCE: dict[str, Reader] = {
 
 
 # ---------------------------------------------------------------------- continual learning of chapter 05
-def _learnt(store: Store, scale: str) -> list[dict[float, Row]]:
-    """By model (seed), the run from each stage; none unless all are there."""
-    if scale not in acquiring.SCALES:
-        return []
-    sizes = acquiring.SCALES[scale]
-    found = [
-        {
-            share: store.find(
-                acquiring.STUDY,
-                acquiring.VERSION,
-                acquiring.settings(scale, seed=seed, share=share),
-                recorded=True,
-            )
-            for share in sizes.stages
-        }
-        for seed in sizes.seeds
-    ]
-    return found if all(row is not None for rows in found for row in rows.values()) else []
-
-
 def _from_learning(
     measure: Callable[[dict[float, Row]], dict[str, float] | None], unit: str, store: Store, scale: str
 ) -> list[Evidence]:
-    models = _learnt(store, scale)
+    models = acquiring.finished(store, scale)
     if not models or not set(STAGES) <= set(models[0]):
         return []
     values = [measure(rows) for rows in models]
