@@ -90,11 +90,18 @@ def target_log_probability(
     training. How the two texts are joined and cut: `encode`.
     """
     spans = [encode(tokenizer, prompt, target, start=start) for prompt, target in pairs]
-    order = sorted(
-        range(len(spans)), key=lambda i: len(spans[i].ids)
-    )  # like lengths together: little padding
-    result = torch.zeros(len(spans), dtype=torch.float64)
-    with evaluating(model) as device:
+    return Targets(spans, batch_size=batch_size)(model, mean=mean)
+
+
+class Targets:
+    """Prompts with their targets in padded batches, laid out once and scored as often as a model is asked.
+
+    Like lengths stand together, so that there is little padding.
+    """
+
+    def __init__(self, spans: Sequence[Span], *, batch_size: int = 64) -> None:
+        order = sorted(range(len(spans)), key=lambda i: len(spans[i].ids))
+        self._batches = []
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
             ids, mask = padded([spans[i].ids for i in part])
@@ -102,10 +109,17 @@ def target_log_probability(
             for row, i in enumerate(part):
                 end = len(spans[i].ids)
                 targets[row, spans[i].begin - 1 : end - 1] = ids[row, spans[i].begin : end]
-            batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-            losses = token_losses(logits_of(model, batch), targets.to(device)).cpu().double()
-            result[part] = -losses.sum(1) / ((targets != IGNORED).sum(1) if mean else 1)
-    return result
+            self._batches.append((part, ids, mask, targets))
+
+    def __call__(self, model: nn.Module, *, mean: bool = True) -> Float[Tensor, " N"]:
+        """log p(target | prompt) in nats of each, float64 on the CPU; see `target_log_probability`."""
+        result = torch.zeros(sum(len(part) for part, *_ in self._batches), dtype=torch.float64)
+        with evaluating(model) as device:
+            for part, ids, mask, targets in self._batches:
+                batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+                losses = token_losses(logits_of(model, batch), targets.to(device)).cpu().double()
+                result[part] = -losses.sum(1) / ((targets != IGNORED).sum(1) if mean else 1)
+        return result
 
 
 @dataclass(frozen=True)

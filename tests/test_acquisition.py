@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import torch
 from conftest import passage_record as record
 from conftest import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,12 +28,16 @@ from kemem.entropy import (
     GROUPS,
     KINDS,
     Acquired,
+    CoolAttention,
     Injection,
     Passage,
+    Prepared,
     Probes,
     Schedule,
+    WakeIdle,
     acquire,
     acquisition,
+    attention_temperature,
     forgetting,
     passages,
     probe,
@@ -40,10 +45,10 @@ from kemem.entropy import (
 )
 from kemem.entropy.passages import span_of
 from kemem.errors import BadInput
-from kemem.evaluation import target_log_probability
+from kemem.evaluation import encode, target_log_probability
 from kemem.models import Shape, build
 from kemem.objective import Causal
-from kemem.training import Domain, Method, Recipe, train
+from kemem.training import Domain, Method, Recipe, Together, train
 from kemem.world import World
 
 VOCAB = 300
@@ -70,9 +75,12 @@ def made_tokenizer():
     return train_tokenizer(texts * 3, VOCAB)
 
 
+made_once = cache(made_tokenizer)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
-    return made_tokenizer()
+    return made_once()
 
 
 class Rows:
@@ -586,6 +594,54 @@ def test_probes_are_target_log_probabilities(tokenizer):
         assert torch.equal(found.log_probability() if mean else found.sums, expected)
 
 
+@pytest.mark.parametrize(("batch_size", "device_batch"), [(64, 16), (3, 2), (1, 1)])
+def test_prepared_once_it_asks_every_model_the_same(tokenizer, batch_size, device_batch):
+    """Two models of different families and precisions, one in training mode, in turns."""
+    sizes = {"batch_size": batch_size, "device_batch": device_batch}
+    prepared = Prepared(tokenizer, TOLD, **sizes)
+    nets = [tiny("olmo", vocab=VOCAB).train(), tiny("gpt2", vocab=VOCAB, seed=1, dtype=torch.float64)]
+    for net in nets * 2:
+        found, expected = vars(prepared(net)), vars(probe(net, tokenizer, TOLD, **sizes))
+        for name, value in expected.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+            assert same(found[name], value), name
+    assert nets[0].training
+
+
+@given(given=st.text("Ada y'-2", max_size=8), target=st.text("Vel 1.", max_size=5))
+@settings(max_examples=80, deadline=None)
+def test_a_probe_is_cut_as_every_target_is(given, target):
+    """Or refused, where that is not its tokens; spaces on either side of the border among them."""
+    cut = made_once()
+    whole, first = (cut(text, add_special_tokens=False)["input_ids"] for text in (f"{given} {target}", given))
+    try:
+        expected = encode(cut, given, f" {target}")
+        if (list(expected.ids), list(expected.prompt)) != (whole, first):
+            expected = None
+    except BadInput:
+        expected = None
+    if expected is None:
+        with pytest.raises(BadInput):
+            span_of(cut, (given, target), "here")
+    else:
+        assert span_of(cut, (given, target), "here") == expected
+
+
+def test_a_run_cuts_its_probes_once(tokenizer):
+    class Counting:
+        calls = 0
+
+        def __call__(self, *given: Any, **options: Any) -> Any:
+            self.calls += 1
+            return tokenizer(*given, **options)
+
+    alone, over_a_run = Counting(), Counting()
+    probe(small(), alone, TOLD)
+    made = schedule(TOLD, tokenizer, slots=3, interval=1)
+    found = acquire(small(), Rows(), made, replace(RECIPE, steps=4), tokenizer=over_a_run, passages=TOLD)
+    assert over_a_run.calls == alone.calls and len(found.steps) == 5
+
+
 def test_knowledge_is_weighted_by_passages():
     """Two passages of one group and three of the other, with different numbers of probes."""
     values = [(0, "paraphrase", "memorisation", -4.0), (0, "paraphrase", "memorisation", -2.0),
@@ -725,6 +781,29 @@ def test_training_on_other_text_acquires_less(acquired, tokenizer):
     found = acquire(net, Rows(length=64), nothing, recipe, tokenizer=tokenizer, passages=TOLD)
     assert found.steps == (0, 7, 24) and found.injected == found.lost == 0
     assert found.acquisition() < acquired[0].acquisition() - 0.05
+
+
+def test_a_method_learns_beside_the_telling(tokenizer, tmp_path):
+    """Without effect it changes no number; with one it is what `train` makes of both, measured as `at` shows it."""
+    made, usage = schedule(TOLD, tokenizer, slots=3, interval=2), torch.linspace(0.1, 2, 20)[None]
+    net = lambda: small(torch.float32, vocab=VOCAB)  # noqa: E731
+
+    def learned(method: Method | None, **options: Any) -> tuple[list[Any], dict[str, torch.Tensor]]:
+        model = net()
+        return acquire(
+            model, Rows(), made, RECIPE, tokenizer=tokenizer, passages=TOLD, method=method, **options
+        ).rows, weights(model)
+
+    plain, still, woken = (learned(method) for method in (None, WakeIdle(usage, 0.0), WakeIdle(usage, 1.0)))
+    assert plain[0] == still[0] and equal(plain[1], still[1]) and not equal(plain[1], woken[1])
+    assert equal(woken[1], trained(RECIPE, Together((Injection(made), WakeIdle(usage, 1.0))), net()))
+    first = next(row for row in learned(CoolAttention(3.0, 7))[0] if row["step"] == 0)
+    with attention_temperature(model := net(), 3.0):
+        assert first["target_mean"] == probe(model, tokenizer, TOLD).knowledge()
+    learned(WakeIdle(usage, 1.0), out=tmp_path)
+    with pytest.raises(BadInput, match=r"strength=1\.0.*strength=0\.5") as caught:
+        learned(WakeIdle(usage, 0.5), out=tmp_path)
+    one_line(caught.value)
 
 
 def test_what_is_lost_is_counted(tokenizer):

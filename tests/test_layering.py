@@ -14,7 +14,7 @@ FLOORS = [
     {"claims"},
     {"studies"},
     {"entropy", "continual", "editing"},
-    {"training", "evaluation", "corpora", "models", "runs", "plot"},
+    {"training", "evaluation", "harness", "corpora", "models", "runs", "plot"},
     {"world", "memory", "objective"},
     {"families", "trace", "progress", "arithmetic", "provenance"},
     {"errors"},

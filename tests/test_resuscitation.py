@@ -22,6 +22,7 @@ from kemem.entropy import (
     idle,
     measure,
     multiplier,
+    reparameterise_,
     resuscitate_,
     resuscitated,
 )
@@ -234,6 +235,74 @@ def test_without_a_gate_what_a_memory_writes_is_multiplied(family, square):
     torch.testing.assert_close(again.usage[0], first.usage[0], rtol=1e-12, atol=0)  # not its own coefficients
     assert again.layers[0].item() == pytest.approx(first.layers[0].item(), abs=1e-12)
     assert not torch.allclose(again.usage[1], first.usage[1], rtol=1e-3)
+
+
+# ---------------------------------------------------------------------- reparameterise_
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(tokens(3, 14, seed=5)).logits
+
+
+@pytest.mark.parametrize("square", [False, True], ids=["M", "M=D"])
+@pytest.mark.parametrize("family", GATED)
+def test_another_scale_of_memories_is_the_same_function_with_another_usage(family, square):
+    model = tiny(family, square=square, dtype=torch.float64)
+    plain, first = logits(model), usage(model)
+    factors = (
+        torch.rand(first.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 3 + 0.1
+    )
+    reparameterise_(model, factors)
+    torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-10)
+    torch.testing.assert_close(usage(model), first * factors, rtol=1e-10, atol=0)  # in all layers
+    reparameterise_(model, 1 / factors)
+    reparameterise_(model, multiplier(first, 1.0, 1.0))
+    torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-10)
+    M = first.shape[1]
+    assert measure(model, TEXT).layers.tolist() == pytest.approx([math.log(M)] * 2, abs=1e-12)
+
+
+def test_the_halves_of_a_fused_projection_keep_the_function(monkeypatch):
+    model = fused(monkeypatch).double()
+    plain, first, gates = logits(model), usage(model), Memories(model).gates(1).clone()
+    reparameterise_(model, multiplier(first, 1.0, 1.0))
+    torch.testing.assert_close(logits(model), plain, rtol=0, atol=1e-10)
+    torch.testing.assert_close(usage(model), first.mean(-1, keepdim=True).expand(2, 20), rtol=1e-10, atol=0)
+    assert torch.equal(Memories(model).gates(1), gates)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_powers_of_two_leave_the_function_bit_for_bit(dtype):
+    for family in GATED:
+        model = tiny(family, dtype=dtype)
+        plain, before = logits(model), weights(model)
+        factors = 2.0 ** torch.randint(-2, 3, (2, 20), generator=torch.Generator().manual_seed(4))
+        reparameterise_(model, factors)
+        assert torch.equal(logits(model), plain)
+        mlp = "model.layers.{}.mlp."
+        ends = (*UP.get(family, ("up_proj.weight",)), "down_proj.weight")
+        assert changed(model, before) == {mlp.format(layer) + end for layer in (0, 1) for end in ends}
+        down = mlp.format(1) + "down_proj.weight"
+        assert torch.equal(dict(model.named_parameters())[down], before[down] / factors[1].to(dtype))
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_factors_no_value_can_be_divided_by_are_refused(wrong):
+    model = tiny("olmo")
+    before, factors = weights(model), torch.ones(2, 20)
+    factors[1, 7] = wrong
+    said = "must be above 0; got" if math.isfinite(wrong) else "got NaN or infinity"
+    with pytest.raises(BadInput, match=said) as caught:
+        reparameterise_(model, factors)
+    assert "\n" not in str(caught.value) and not changed(model, before)
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name not in GATED])
+def test_without_a_gate_there_is_no_such_scale(family):
+    model = tiny(family)
+    before = weights(model)
+    with pytest.raises(BadInput, match=f"needs a gated family, .* got '{family}'") as caught:
+        reparameterise_(model, torch.full((2, 20), 2.0))
+    assert "\n" not in str(caught.value) and not changed(model, before)
 
 
 # ---------------------------------------------------------------------- for a while, and refusals

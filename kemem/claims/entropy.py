@@ -13,10 +13,8 @@ from kemem.claims.ledger import Claim, Number
 from kemem.claims.rules import FALLS, RISES, Agreement, Order, Rule, Sign, Trend
 from kemem.studies.tables import KIM
 
-ACQUISITION = "the acquisition study: facts injected into continual learning from each stage, at three seeds"
 DECAY, LEARNING = ("03_entropy_decay",), ("05_acquisition",)
-SETTINGS = "the acquisition study again with this one setting changed, at three seeds"
-WAKING = "the acquisition study from checkpoints whose idle memories were lifted, at three seeds"
+RIVALS, WAKING = ("06_rivals",), ("07_resuscitation",)
 TABLE_1 = "section 4.2; table 1"
 
 
@@ -108,20 +106,20 @@ CLAIMS = (
         "with the change less without, from the unchanged start: A, F with its sign turned, K and P at the end",
         Sign(RISES),
         published={"unchanged: A": 18.8, "unchanged: F": 19.5, "unchanged: K": -0.301, "unchanged: P": 52.0},
-        needs=WAKING,
+        chapters=WAKING,
     ),
     _claim(
         11, "section 4.3; figure 5",
         "Setting them to half of that mean makes it acquire less and forget more.",
         "with the change less without: A, and F with its sign turned",
-        Sign(FALLS), needs=WAKING,
+        Sign(FALLS), chapters=WAKING,
     ),
     _claim(
         12, "section 4.3",
         "A lifted final checkpoint still ends below an unchanged one whose knowledge entropy is about the "
         "same.",
         "K and P at the end: lifted final stage less unchanged middle stage",
-        Sign(FALLS), needs=WAKING,
+        Sign(FALLS), chapters=WAKING,
     ),
     _claim(
         13, "appendix A.2; figure 7",
@@ -148,28 +146,28 @@ CLAIMS = (
         "That late checkpoints acquire less and forget more holds with a larger batch, a higher rate, more "
         "epochs, another corpus and a larger model; with a lower rate it holds of forgetting alone.",
         "last stage less first in each setting: A (not at the lower rate), and F with its sign turned",
-        Sign(FALLS), published=BATCH | HIGH_RATE | EPOCHS | LOW_RATE, needs=SETTINGS,
+        Sign(FALLS), published=BATCH | HIGH_RATE | EPOCHS | LOW_RATE, chapters=RIVALS,
     ),
     _claim(
         17, f"{TABLE_1}, batch 2048",
         "A larger batch acquires less and forgets less, unless it collapses.",
         "A and F at each stage but one that collapses: batch 2048 less batch 128",
-        Sign(FALLS), published=A | F | BATCH, needs=SETTINGS,
+        Sign(FALLS), published=A | F | BATCH, chapters=RIVALS,
     ),
     _claim(
         18, f"{TABLE_1}, rate 1e-3",
         "A higher learning rate acquires less and forgets more.",
         "A, and F with its sign turned, at each stage: rate 1e-3 less 4e-4",
-        Sign(FALLS), published=A | F | HIGH_RATE, needs=SETTINGS,
+        Sign(FALLS), published=A | F | HIGH_RATE, chapters=RIVALS,
     ),
     _claim(
         19, f"{TABLE_1}, rate 1e-4",
         "A lower learning rate forgets less, whatever the stage.",
-        "F at each stage: rate 1e-4 less 4e-4", Sign(FALLS), published=F | LOW_RATE, needs=SETTINGS,
+        "F at each stage: rate 1e-4 less 4e-4", Sign(FALLS), published=F | LOW_RATE, chapters=RIVALS,
     ),
     _claim(
         20, f"{TABLE_1}, 3 epochs", "More epochs acquire more and forget more.",
-        "A and F at each stage: 3 epochs less 1", Sign(RISES), published=A | F | EPOCHS, needs=SETTINGS,
+        "A and F at each stage: 3 epochs less 1", Sign(RISES), published=A | F | EPOCHS, chapters=RIVALS,
     ),
     _claim(
         21, "appendix B.4.2; figure 13",
@@ -177,7 +175,7 @@ CLAIMS = (
         " text, though the abstracts leave the model better off at every stage.",
         "fall of A from first to last stage on PubMed less that on C4; A, F with its sign turned, K and P on "
         "PubMed less on C4",
-        Sign(RISES), published={"change of A, PubMed": -6.4, "C4": -3.4}, needs=SETTINGS,
+        Sign(RISES), published={"change of A, PubMed": -6.4, "C4": -3.4}, chapters=RIVALS,
     ),
     _claim(
         22, "appendix B.3; figure 11",
@@ -191,7 +189,7 @@ CLAIMS = (
         23, "appendix B.6; figure 15",
         "Lifting a larger share of the memories to the mean helps more, but lifting nine tenths hurts.",
         "A with half of them lifted less A with fewer, and less A with nine tenths",
-        Sign(RISES), needs=WAKING,
+        Sign(RISES), chapters=WAKING,
     ),
     _claim(
         24, "appendix B.7; figures 16 and 17",
@@ -199,13 +197,13 @@ CLAIMS = (
         "ones it ends worse.",
         "K and P at the end, with the change less without: each stage less the one before, and the first two "
         "with their sign turned",
-        Sign(RISES), needs=WAKING,
+        Sign(RISES), chapters=WAKING,
     ),
     _claim(
         25, "appendix B.8; figure 18",
         "Softening attention by a temperature acquires less than lifting memories, and forgets more.",
         "lifting (half, to twice the mean) less temperature, for 1.5 to 3.0: A, and F with its sign turned",
-        Sign(RISES), published={"temperatures": (1.5, 3.0)}, needs=WAKING,
+        Sign(RISES), published={"temperatures": (1.5, 3.0)}, chapters=WAKING,
     ),
     _claim(
         26, "appendix B.5; figure 14",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kemem.claims.das import SEQUENCE
-from kemem.claims.entropy import ACQUISITION, WAKING
+from kemem.claims.entropy import RIVALS, WAKING
 from kemem.claims.ledger import Claim
 from kemem.claims.memit import EDITS
 from kemem.claims.rules import RISES, Sign, Value
@@ -17,27 +17,27 @@ CLAIMS = (
         "Knowledge entropy tells how much a checkpoint will acquire better than attention or next-token "
         "entropy does.",
         "correlation over stages with A: of H less that of attention entropy, less that of next-token entropy",
-        Sign(RISES), needs=ACQUISITION,
+        Sign(RISES), chapters=RIVALS,
     ),
     Claim(
         "review.more-to-lose", 1, KIM, ICLR,
         "Later checkpoints forget more only because they have more to lose.",
         "rise of F from first to last stage less the same with each stage's loss in points put over the first "
         "stage's P",
-        Sign(RISES), needs=ACQUISITION,
+        Sign(RISES), chapters=RIVALS,
     ),
     Claim(
         "review.damaged-start", 1, KIM, f"{ICLR}; figure 5",
         "Lifting memories seems to help mostly because it damages the checkpoint that acquisition and "
         "forgetting are measured from.",
         "gain in A and in F against the changed start less the same gain against the unchanged one",
-        Sign(RISES), needs=WAKING,
+        Sign(RISES), chapters=WAKING,
     ),
     Claim(
         "review.layer-subset", 1, KIM, f"{ICLR}; section 6",
         "Lifting memories in some of the layers is not enough: it gains less than lifting them in all.",
         "A against the unchanged start: all layers less each subset",
-        Sign(RISES), needs=WAKING,
+        Sign(RISES), chapters=WAKING,
     ),
     Claim(
         "review.parallel-adapters", 2, "ke2022continual", REVIEW,

@@ -11,19 +11,19 @@ from kemem.entropy.coefficients import (
     layer_entropy,
 )
 from kemem.entropy.measure import PADDINGS, Measurement, measure
-from kemem.entropy.passages import (
-    GROUPS,
-    KINDS,
-    REDUCTIONS,
-    Passage,
-    Probes,
-    acquisition,
-    forgetting,
-    passages,
-    probe,
-)
+from kemem.entropy.moved import Updates, updates
+from kemem.entropy.passages import GROUPS, KINDS, Passage, acquisition, forgetting, passages
 from kemem.entropy.prediction import prediction_entropy
-from kemem.entropy.resuscitation import Against, against, idle, multiplier, resuscitate_, resuscitated
+from kemem.entropy.probing import REDUCTIONS, Prepared, Probes, probe
+from kemem.entropy.resuscitation import (
+    Against,
+    against,
+    idle,
+    multiplier,
+    reparameterise_,
+    resuscitate_,
+    resuscitated,
+)
 from kemem.entropy.temperature import CoolAttention, attention_temperature
 from kemem.entropy.waking import WakeIdle
 
@@ -39,8 +39,10 @@ __all__ = [
     "Injection",
     "Measurement",
     "Passage",
+    "Prepared",
     "Probes",
     "Schedule",
+    "Updates",
     "WakeIdle",
     "acquire",
     "acquisition",
@@ -58,7 +60,9 @@ __all__ = [
     "passages",
     "prediction_entropy",
     "probe",
+    "reparameterise_",
     "resuscitate_",
     "resuscitated",
     "schedule",
+    "updates",
 ]

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from kemem.entropy.passages import ALL, DEVICE_BATCH, Passage, acquisition, probe
+from kemem.entropy.passages import Passage, acquisition
 from kemem.entropy.prediction import vocabulary
+from kemem.entropy.probing import ALL, DEVICE_BATCH, Prepared
 from kemem.errors import BadInput
 from kemem.objective import Batch
 from kemem.progress import Reporter
-from kemem.training import Domain, History, Method, Recipe, Rows, train
+from kemem.training import Domain, History, Method, Recipe, Rows, Together, train
 from kemem.training.loop import AtCheckpoint
 
 Told = tuple[tuple[int, ...], ...]  # token ids of passages
@@ -226,6 +227,7 @@ def acquire(
     *,
     tokenizer: Any,
     passages: Sequence[Passage],
+    method: Method | None = None,
     out: Path | str | None = None,
     at_checkpoint: AtCheckpoint | None = None,
     progress: Reporter | None = None,
@@ -235,17 +237,21 @@ def acquire(
     """Trains `model` in place on `blocks`, tells it the schedule, and measures what it knows of `passages`.
 
     Measured before the first step, after the last, and in between at `recipe.checkpoints`, or where it has none
-    after every step that is told something. out: as in `kemem.training.train`, so each of these moments is a
-    checkpoint kept there. at_checkpoint: what else to measure then; its rows are in `history.checkpoints`.
+    after every step that is told something.
+    method: a way of learning beside the telling, such as `WakeIdle`. Its moments come after those of `Injection`, and
+    the model is measured as its `at` shows it.
+    out: as in `kemem.training.train`, so each of these moments is a checkpoint kept there. at_checkpoint: what else
+    to measure then; its rows are in `history.checkpoints`.
     batch_size, device_batch: as in `probe`.
     Refused: an interval longer than the run, passages without probes, weights that give a probe no finite
     probability, what `train` refuses.
     """
     told = schedule.steps(recipe.steps)
     moments = (0, *(recipe.checkpoints or told), recipe.steps)
+    prepared = Prepared(tokenizer, passages, batch_size=batch_size, device_batch=device_batch)
 
     def measured(model: nn.Module, step: int) -> dict[str, Any]:
-        found = probe(model, tokenizer, passages, batch_size=batch_size, device_batch=device_batch)
+        found = prepared(model)
         if not found.sums.isfinite().all():  # the loss of the last step is that before its update
             raise BadInput(
                 f"expected finite log-probabilities; got others after {step} steps; lower learning_rate "
@@ -259,7 +265,7 @@ def acquire(
         model,
         domain,
         replace(recipe, checkpoints=moments),
-        Injection(schedule),
+        Injection(schedule) if method is None else Together((Injection(schedule), method)),
         out=out,
         tokenizer=tokenizer,
         at_checkpoint=measured,

@@ -77,6 +77,37 @@ def resuscitate_(model: nn.Module, factors: Float[Tensor, "L M"]) -> None:
         part.copy_(part.to(wide) * factor.to(wide).to(part.device))
 
 
+def reparameterise_(model: nn.Module, factors: Float[Tensor, "L M"]) -> None:
+    """Multiplies the key of memory i of layer l by factors[l, i] and divides its value by it, in place.
+
+    Ours, a control: with f the factor, c = act(gate) * up becomes f c and v becomes v / f, so that c v stays. The model
+    computes what it did, for every text; its usage is multiplied by exactly f in all layers, since no layer's input
+    changes; with the factors of `multiplier(usage, 1.0, 1.0)` its knowledge entropy is the largest possible, L ln M.
+    What a change of entropy does beyond such a change of scale is what it does to the model. Learning does see the
+    scale: the gradient of the value is multiplied by f, that of the key's row in `up` divided by it.
+
+    What is multiplied is what `resuscitate_` multiplies in gated families. In weights of few bits products and
+    quotients are rounded, so the function changes by as much, unless factors are powers of two.
+    Refused: ungated families, where the activation stands between; factors that are not above 0.
+    """
+    memories = _fitting(model, factors)
+    if not memories.gated:
+        raise BadInput(
+            f"reparameterise_ needs a gated family, whose coefficients are linear in up; got {memories.family!r}, "
+            "where an activation stands between key and coefficient; take a model with a gate."
+        )
+    if (factors <= 0).any():
+        raise BadInput(
+            f"reparameterise_ divides values by factors, so they must be above 0; got {factors.min():.3g}; "
+            "take those of multiplier."
+        )
+    resuscitate_(model, factors)
+    for layer, factor in enumerate(factors):
+        values = memories.values(layer)  # [D M], a memory a column
+        wide = torch.promote_types(values.dtype, torch.float32)
+        values.copy_(values.to(wide) / factor.to(wide).to(values.device))
+
+
 @contextmanager
 def resuscitated(model: nn.Module, factors: Float[Tensor, "L M"]) -> Iterator[None]:
     """Within the block the model is as `resuscitate_` leaves it; afterwards its weights are back, bit for bit."""

@@ -3,10 +3,24 @@
 from types import ModuleType
 
 from kemem.runs import Store
-from kemem.studies import acquiring, decay, memories, pretraining, realtext, stages
+from kemem.studies import (
+    acquiring,
+    decay,
+    inside,
+    lifting,
+    memories,
+    midstage,
+    pretraining,
+    realtext,
+    resuscitating,
+    robustness,
+    stages,
+)
 from kemem.studies.lab import Result
 
-STUDIES: tuple[ModuleType, ...] = (memories, pretraining, stages, realtext, decay, acquiring)
+STUDIES: tuple[ModuleType, ...] = (
+    memories, pretraining, stages, realtext, decay, acquiring, robustness, midstage, inside, lifting, resuscitating,
+)  # fmt: skip
 
 
 def results(store: Store, scale: str) -> dict[str, Result]:

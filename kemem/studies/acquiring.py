@@ -241,12 +241,11 @@ def _world(spec: str) -> World | None:
 def along(lab: Lab) -> dict[int, list[Row]]:
     """Learning from every stage, recorded: rows of each seed in the order of the stages."""
     sizes = SCALES[lab.scale]
-    jobs = [
-        (run, (settings(lab.scale, seed=seed, share=share), True))
-        for seed in sizes.seeds for share in sizes.stages
-    ]  # fmt: skip
-    found = iter(pool.rows(lab, jobs))
-    return {seed: [next(found) for _ in sizes.stages] for seed in sizes.seeds}
+    # seeds innermost: neighbours in the pool then wait for different models to be trained, not for one
+    places = [(seed, share) for share in sizes.stages for seed in sizes.seeds]
+    jobs = [(run, (settings(lab.scale, seed=seed, share=share), True)) for seed, share in places]
+    found = dict(zip(places, pool.rows(lab, jobs), strict=True))
+    return {seed: [found[seed, share] for share in sizes.stages] for seed in sizes.seeds}
 
 
 # ---------------------------------------------------------------------- the authors' own passages

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from kemem.runs import Row, Store
-from kemem.studies import pretraining, stages
+from kemem.studies import pool, pretraining, stages
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import Setup
@@ -60,10 +60,13 @@ def settings(scale: str) -> dict[str, dict[str, stages.Measured]]:
 
 def rows(lab: Lab) -> dict[str, dict[str, Row]]:
     """Their rows, recorded; empty at scales that have none."""
-    return {
-        name: {text: stages.measured(lab, s, recorded=True) for text, s in asked.items()}
-        for name, asked in settings(lab.scale).items()
-    }
+    asked = settings(lab.scale)
+    # arms innermost: neighbours in the pool then wait for different models to be trained, not for one
+    places = [(name, text) for text in next(iter(asked.values()), {}) for name in asked]
+    found = dict(
+        zip(places, pool.rows(lab, [(stages.recorded, (asked[n][t],)) for n, t in places]), strict=True)
+    )
+    return {name: {text: found[name, text] for text in texts} for name, texts in asked.items()}
 
 
 def time_constants(rows: Mapping[str, Row]) -> float:

@@ -134,6 +134,7 @@ def train(
     *,
     keep: tuple[int, ...] = (),
     at_checkpoint: Callable[[nn.Module, int], dict[str, Any] | None] | None = None,
+    method: training.Method | None = None,
 ) -> tuple[nn.Module, training.History, dict[str, Any]]:
     """Train the setup's model from nothing (or from where a killed run stopped); weights, history and provenance."""
     tok = tokenizer(lab, setup)
@@ -147,7 +148,7 @@ def train(
         pieces = max(recipe.accumulation, math.ceil(recipe.batch_size / lab.batch_size))
         recipe = replace(recipe, accumulation=pieces)
     history = training.train(
-        model, training.Domain(setup.corpus, data), recipe, out=folder, tokenizer=tok,
+        model, training.Domain(setup.corpus, data), recipe, method, out=folder, tokenizer=tok,
         at_checkpoint=at_checkpoint, progress=lab.progress,
     )  # fmt: skip
     text = read(setup.corpus)

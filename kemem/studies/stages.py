@@ -17,7 +17,7 @@ from kemem.corpora import instances
 from kemem.errors import BadInput
 from kemem.families import LAYOUTS
 from kemem.runs import Row, Store
-from kemem.studies import checkpoints, findings, pretraining
+from kemem.studies import checkpoints, findings, pool, pretraining
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import read, spread
@@ -211,15 +211,24 @@ def subject(
 
 def of_all_seeds(lab: Lab) -> list[Row]:
     """The headline row of every seed of chapter 02's model at this scale, recorded; with it their other readings."""
-    found = []
+    asked = []
     for seed in SCALES[lab.scale].seeds:
         about = subject(lab.scale, seed=seed, device=lab.card)
-        asked = [about.settings(**extras(about))]
-        asked += [about.settings(name) for name in about.corpora]
-        asked += [about.settings(coefficient=name) for name in readings(about)]
-        headline, *_ = [measured(lab, s, recorded=True) for s in asked]
-        found.append(headline)
-    return found
+        asked.append(
+            [
+                about.settings(**extras(about)),
+                *(about.settings(name) for name in about.corpora),
+                *(about.settings(coefficient=name) for name in readings(about)),
+            ]
+        )
+    # seeds innermost: neighbours in the pool then wait for different models to be trained, not for one
+    jobs = [(recorded, (s,)) for each in zip(*asked, strict=True) for s in each]
+    return pool.rows(lab, jobs)[: len(asked)]
+
+
+def recorded(lab: Lab, s: Measured) -> Row:
+    """The row of these settings, one that is recorded."""
+    return measured(lab, s, recorded=True)
 
 
 def extras(about: Subject) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def identity(
 
 def same(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
     """Refuses a folder whose state belongs to another run."""
+    there = {"optimizer": "adamw", **there}  # runs saved before there was a choice had this one
     differing = sorted(name for name in {**there, **here} if there.get(name) != here.get(name))
     if differing:
         what = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differing)

@@ -18,7 +18,7 @@ from kemem.objective import Objective, causal, mix, row_key
 from kemem.progress import Reporter, quiet_transformers
 from kemem.training.identity import fingerprint, identity, same
 from kemem.training.method import Method, overrides
-from kemem.training.optimizer import adamw, moments, restore_moments
+from kemem.training.optimizer import moments, optimizer_of, restore_moments
 from kemem.training.order import Order, split
 from kemem.training.processes import Processes, processes
 from kemem.training.recipe import Domain, History, Recipe, Rows, bfloat16_runs
@@ -162,7 +162,7 @@ class _Run:
                 "expected something to train; got a model with all parameters frozen; unfreeze some."
             )
         self.order = Order(len(self.data), recipe.batch_size, recipe.seed)
-        self.optimizer = adamw(model, recipe)
+        self.optimizer = optimizer_of(model, recipe)
         if self.out is not None:
             self.identity = identity(
                 recipe, self.domain.name, self.data, self.objective, self.method,

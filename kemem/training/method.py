@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
 
 from torch import Tensor, nn
 
@@ -69,3 +70,11 @@ class Method:
 
 def overrides(method: Method, moment: str) -> bool:
     return getattr(type(method), moment) is not getattr(Method, moment) or moment in vars(method)
+
+
+def settings(method: Method) -> dict[str, int | float | str]:
+    """Numbers and texts that a method was given: what of it tells two runs apart. Tensors are compared by `restore`."""
+    if not is_dataclass(method):
+        return {}
+    given = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
+    return {name: value for name, value in given.items() if isinstance(value, int | float | str)}

@@ -13,11 +13,12 @@ from kemem.errors import BadInput
 
 SCHEDULES = ("cosine", "linear", "constant")
 PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: AdamW, linear warm-up, a decay of the rate, clipping by the global norm.
+    """How a model is trained: AdamW or SGD, linear warm-up, a decay of the rate, clipping by the global norm.
 
     A step reads `batch_size` rows over all processes, each in `accumulation` micro-batches. `weight_decay`
     acts on matrices; norms and biases never decay, embeddings (also when tied to the last projection) only
@@ -32,7 +33,10 @@ class Recipe:
     final_share: float = 0.1
     """Rate of the last step as a share of the peak."""
     schedule: str = "cosine"
+    optimizer: str = "adamw"
+    """One of OPTIMIZERS. "sgd" takes betas[0] as its momentum and has no use for betas[1] and epsilon."""
     weight_decay: float = 0.1
+    """Taken from a weight itself at the step's rate, in both optimizers, and never from its gradient."""
     decay_embeddings: bool = False
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = 1e-8
@@ -67,6 +71,7 @@ class Recipe:
             "accumulation", self.accumulation > self.batch_size, f"at most batch_size, {self.batch_size}"
         )
         self._refuse("schedule", self.schedule not in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        self._refuse("optimizer", self.optimizer not in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         self._refuse("precision", self.precision not in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         outside = not all(0 <= step <= self.steps for step in self.checkpoints)
         self._refuse("checkpoints", outside, f"numbers of steps done, 0 to {self.steps}")
@@ -89,7 +94,7 @@ class Recipe:
 
     @property
     def time_constants(self) -> float:
-        """How often AdamW's decay could forget a weight: sum over the steps of rate x weight_decay.
+        """How often the decay could forget a weight: sum over the steps of rate x weight_decay.
 
         A weight without gradient shrinks by exp(-time_constants) over the run.
         """
