@@ -64,6 +64,15 @@ def _ratio(scale: str, seed: int, share: float) -> Arm:
     return settings(scale, seed=seed, share=share, learning_rate=setup.recipe().rate(step - 1))
 
 
+def _sgd(scale: str, seed: int, share: float) -> Arm:
+    """Momentum SGD; its decay is such that weights shrink as much a step as under AdamW."""
+    base, rate = arms.SCALES[scale].base, SGD_RATE[scale]
+    return settings(
+        scale, seed=seed, share=share, optimizer="sgd", learning_rate=rate,
+        weight_decay=base.weight_decay * base.learning_rate / rate,
+    )  # fmt: skip
+
+
 SETTINGS: dict[str, Callable[[str, int, float], Arm]] = {
     BASELINE: lambda scale, seed, share: settings(scale, seed=seed, share=share),
     "batch x 5": _batch,
@@ -76,9 +85,7 @@ SETTINGS: dict[str, Callable[[str, int, float], Arm]] = {
         scale, seed=seed, share=share, model=smaller(scale, seed)
     ),
     "equal ratio": _ratio,
-    "SGD": lambda scale, seed, share: settings(
-        scale, seed=seed, share=share, optimizer="sgd", learning_rate=SGD_RATE[scale]
-    ),
+    "SGD": _sgd,
 }
 """By name: (scale, seed, share of the schedule) -> the arm. One factor differs from the baseline in each."""
 
