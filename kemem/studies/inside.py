@@ -35,8 +35,8 @@ class Inside:
 
     model: Pretraining
     stages: tuple[float, ...] = (0.2, 0.5, 0.75, 0.95)
-    paraphrased: int = 8
-    once: int = 16
+    paraphrased: int = 6
+    once: int = 12
     slots: int = 10
     interval: int = 20
     seed: int = 0
@@ -79,7 +79,7 @@ class Windows(Method):
 SCALES: dict[str, Inside] = {
     "smoke": Inside(smaller("smoke"), (0.2, 0.5), paraphrased=2, once=4, slots=2, interval=3),
     "laptop": Inside(smaller("laptop")),
-    "gpu": Inside(smaller("gpu"), interval=10),
+    "gpu": Inside(smaller("gpu"), paraphrased=12, once=20, interval=10),
 }
 
 

@@ -185,8 +185,9 @@ def results(store: Store, scale: str) -> dict[str, Result]:
                 if seen is not None:
                     unit = "nats" if quantity == "K" else "points"
                     found[f"{prefix}.{name}.{quantity}"] = Result(seen.mean, unit, origin)
-            start, *_ = entropies(rows, plain)
+            start, end, _ = entropies(rows, plain)
             found[f"{prefix}.{name}.H"] = Result(start.mean, "nats", origin)
+            found[f"{prefix}.{name}.end H"] = Result(end.mean, "nats", origin)
             if group == "last":
                 found["waking.models"] = Result(len(rows), "", origin)
     return found

@@ -46,7 +46,7 @@ def smaller(scale: str, seed: int = 0, **changes: Any) -> Pretraining:
 
 
 def _batch(scale: str, seed: int, share: float) -> Arm:
-    """Five times the rows, a fifth of the steps: as many tokens, as many tellings (the paper: 16 times)."""
+    """Five times the rows, a fifth of the steps, rounded down: as many tellings (the paper: 16 times)."""
     base = arms.SCALES[scale].base
     return settings(scale, seed=seed, share=share, rows=5 * base.rows, interval=max(1, base.interval // 5))
 
@@ -143,9 +143,12 @@ def gap(rows: dict[int, list[Row]], of: Callable[[Row], float | None]) -> Change
 def gap_less(
     rows: dict[int, list[Row]], base: dict[int, list[Row]], of: Callable[[Row], float | None]
 ) -> Change | None:
-    """The gap of a setting less that of the baseline, seed by seed: what the factor makes of it."""
-    pairs = zip(gaps(rows, of), gaps(base, of), strict=False)
-    found = [a - b for a, b in pairs]
+    """The gap of a setting less that of the baseline, seed by seed: what the factor makes of it.
+
+    A seed in which either is not defined is left out of both.
+    """
+    pairs = [[gaps({seed: each[seed]}, of) for each in (rows, base)] for seed in rows if seed in base]
+    found = [a[0] - b[0] for a, b in pairs if a and b]
     return change(found) if found else None
 
 
