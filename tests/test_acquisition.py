@@ -43,7 +43,7 @@ from kemem.entropy import (
     probe,
     schedule,
 )
-from kemem.entropy.passages import span_of
+from kemem.entropy.passages import PARAPHRASED, span_of
 from kemem.errors import BadInput
 from kemem.evaluation import encode, target_log_probability
 from kemem.models import Shape, build
@@ -138,6 +138,28 @@ def test_passages_from_records_a_file_and_a_folder(tmp_path, monkeypatch):
     assert passages("$KEMEM_DATA") == TOLD
     assert passages(f"$KEMEM_DATA/{GROUPS['once']}", "once") == TOLD[3:]
     assert passages([], "once") == ()
+
+
+def test_passages_of_a_data_set_of_the_hub(tmp_path, monkeypatch):
+    pytest.importorskip("datasets", reason="a data set of the hub is read through it")
+    (tmp_path / "train.json").write_text(json.dumps([*RECORDS, *ONCE]))
+    monkeypatch.setattr(sys.modules["kemem.entropy.passages"], "PARAPHRASED", len(RECORDS))
+    assert passages(f"hub:{tmp_path}") == TOLD
+    assert passages(f"hub:{tmp_path}", "once") == TOLD[3:]
+    assert passages(f"hub:{tmp_path}:limit=2", "paraphrase") == TOLD[:2]
+    (tmp_path / "train.json").write_text(json.dumps([{"train_context": "No probes."}]))
+    with pytest.raises(BadInput, match="mem_input") as error:
+        passages(f"hub:{tmp_path}")
+    assert "paraphrase" in one_line(error.value)
+
+
+@RELEASED
+def test_the_first_seventy_of_all_passages_are_those_told_again():
+    folder = Path(os.environ["KEMEM_DATA"]) / "fictional_knowledge"
+    every = json.loads((folder / "fictional_knowledge_paraphrased.json").read_text(encoding="utf-8"))
+    contexts = [record["train_context"] for record in every]
+    assert contexts == [passage.context for passage in passages(folder)]
+    assert sum(passage.group == "paraphrase" for passage in passages(folder)) == PARAPHRASED
 
 
 def test_passages_of_a_world(tokenizer):

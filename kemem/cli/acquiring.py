@@ -15,7 +15,7 @@ import typer
 
 from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
 from kemem.cli.pretraining import DTYPES, claim
-from kemem.cli.tasks import Task, answers, read_tasks
+from kemem.cli.tasks import Task, answers, identity, plain, read_tasks
 from kemem.cli.terminal import check_json, guarded, note, patience, progress, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -46,7 +46,11 @@ def acquire(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="jsonl of questions, for what is forgotten"),
+        typer.Option(
+            metavar="FILE",
+            help="jsonl of questions, for what is forgotten; or tasks of the lm-evaluation-harness, as "
+            "harness:NAME,NAME or a folder of its YAML",
+        ),
     ] = None,
     interval: Annotated[
         int | None, typer.Option(help="steps from one slot to the next; by default steps / slots")
@@ -86,7 +90,9 @@ def acquire(
     record whose train_context is told counts to the group of that passage.
 
     A line of --tasks is {"prompt": text, "candidates": [texts], "answer": one of them or its place from 0},
-    and "task": name where there are several. P is the mean over tasks of the share answered right.
+    and "task": name where there are several. P is the mean over tasks of the share answered right. The paper's
+    P is --tasks harness:sciq,winogrande,piqa,openbookqa,hellaswag,arc_easy, after pip install 'kemem[harness]';
+    the harness cuts a prompt beyond the model's context from the left, a FILE with one is refused.
 
     With --out, DIR is a folder that from_pretrained and `kemem entropy` open, with the tokenizer; a command
     that was stopped or killed goes on where it was. Without --out nothing is kept.
@@ -125,7 +131,7 @@ def acquire(
     if tokenizer is None:
         raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")
     context = getattr(config, "max_position_embeddings", None)
-    check_lengths(tokenizer, asked, questions or {}, context)
+    check_lengths(tokenizer, asked, plain(questions), context)
     row = min(length or LONGEST, context or math.inf)
     count = slots or min([SLOTS, *(len(each.tellings) for each in told if each.group == "paraphrase")])
     if interval is None and steps < count:
@@ -150,7 +156,11 @@ def acquire(
     }  # fmt: skip
     if out is not None:
         # the files may be others by now under the same names
-        contents = {"passages": _digest(told), "probes": _digest(asked), "tasks": _digest(questions)}
+        contents = {
+            "passages": _digest(told),
+            "probes": _digest(asked),
+            "tasks": _digest(identity(questions)),
+        }
         claim(out, {**settings, "contents": contents}, VERSION)
     with patience(f"reading {corpus} and cutting it into tokens"):
         text = corpora.corpus(corpus)

@@ -1,20 +1,35 @@
-"""Questions with candidates, a line each: the end tasks of `kemem acquire`."""
+"""Questions with candidates, the end tasks of `kemem acquire`: a line each, or as the evaluation harness has them."""
 
 import json as encoding
 from typing import Any
 
+from kemem.cli.terminal import patience
 from kemem.errors import BadInput
 
 UNNAMED = "questions"  # the task of questions that name none
+HARNESS = "harness:"
 
 Task = list[tuple[str, list[str], int]]  # prompt, candidates, place of the right one
 
 
-def read_tasks(source: str) -> dict[str, Task]:
-    """Questions by the name of their task. Refused, with file and line: what is no question."""
+def read_tasks(source: str) -> dict[str, Any]:
+    """Questions by the name of their task. Refused, with file and line: what is no question.
+
+    Of harness:NAME,NAME and of a folder a `kemem.harness.Loaded`: how these are asked is the harness's affair.
+    """
     from kemem.corpora.files import expanded, field_of
 
+    if source.startswith(HARNESS):
+        from kemem import harness
+
+        with patience("reading the tasks"):
+            return harness.load([name.strip() for name in source.removeprefix(HARNESS).split(",")])
     file = expanded(source)
+    if file.is_dir():
+        from kemem import harness
+
+        with patience("reading the tasks"):
+            return harness.load(include=file)
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -64,10 +79,24 @@ def _answer(record: dict[str, Any], candidates: list[str], at: str) -> int:
     )
 
 
-def answers(net: Any, tokenizer: Any, questions: dict[str, Task], batch_size: int) -> dict[str, float]:
+def plain(questions: dict[str, Any] | None) -> dict[str, Task]:
+    """Those that this package asks itself: none of the harness's."""
+    return {name: task for name, task in (questions or {}).items() if isinstance(task, list)}
+
+
+def identity(questions: dict[str, Any] | None) -> Any:
+    """What tells these questions from others."""
+    return getattr(questions, "digest", questions)
+
+
+def answers(net: Any, tokenizer: Any, questions: dict[str, Any], batch_size: int) -> dict[str, float]:
     """Of each task the share of its questions answered right."""
     from kemem.evaluation import cloze
 
+    if not plain(questions):
+        from kemem import harness
+
+        return harness.accuracies(net, tokenizer, questions, batch_size=batch_size)
     return {
         name: cloze(net, tokenizer, *map(list, zip(*task, strict=True)), batch_size=batch_size).accuracy
         for name, task in questions.items()

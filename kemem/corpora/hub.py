@@ -70,17 +70,23 @@ def versions(wanted: Source) -> dict[str, str]:
 
 def texts(wanted: Source, revision: str | None = None) -> Iterator[str]:
     """Texts as they stream in. Anything that stops the stream becomes one line that says what to do."""
-    records = _records(wanted, revision or wanted.revision)
+    for number, record in enumerate(records(wanted, revision), start=1):
+        yield field_of(record, wanted.field, f"hub:{wanted.name}, record {number}")
+
+
+def records(wanted: Source, revision: str | None = None) -> Iterator[Any]:
+    """Whole records as they stream in, at most `limit` of them; stopped as `texts` are."""
+    found = _records(wanted, revision or wanted.revision)
     number = 0
     while wanted.limit is None or number < wanted.limit:
         try:
-            record = next(records)
+            record = next(found)
         except StopIteration:
             return
         except Exception as error:  # as above, and whatever a file format can raise
             raise _refusal(wanted, error) from None
         number += 1
-        yield field_of(record, wanted.field, f"hub:{wanted.name}, record {number}")
+        yield record
 
 
 def _records(wanted: Source, revision: str | None) -> Iterator[Any]:

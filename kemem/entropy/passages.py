@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kemem.corpora import hub, specs
 from kemem.corpora.files import expanded, field_of
 from kemem.errors import BadInput
 from kemem.evaluation import Span, encode
@@ -17,6 +18,7 @@ GROUPS = {  # told anew at each injection, or once in all; the file of each as r
     "paraphrase": "fictional_knowledge_paraphrased_paraphrase70.json",
     "once": "fictional_knowledge_paraphrased_once60.json",
 }
+PARAPHRASED = 70  # passages told anew at each injection, the first ones of all 130
 KINDS = {"memorisation": "mem", "semantic": "gen", "composition": "hard_gen"}  # and their fields as released
 
 
@@ -49,16 +51,19 @@ class Passage:
 
 
 def passages(source: str | Path | Iterable[Any], group: str | None = None) -> tuple[Passage, ...]:
-    """Passages in the published schema: of a JSON file, of a folder with both released files, or from records.
+    """Passages in the published schema: a JSON file, a folder with both released files, the hub, or records.
 
-    Records are what `World.fictional_knowledge` gives, or the rows of a data set of the hub
-    (kaist-ai/fictional-knowledge), which this does not fetch. A path may begin with `$KEMEM_DATA`.
-    group: needed for a file and for records; of a folder it picks one of the two, first paraphrase, then once.
+    Records are what `World.fictional_knowledge` gives. A path may begin with `$KEMEM_DATA`. hub:NAME is a data set
+    of the hub or a local folder of one, as for a corpus; kaist-ai/fictional-knowledge is that of the authors.
+    group: needed for a file and for records; of a folder it picks one of the two, first paraphrase, then once. So it
+    does of a data set: the first PARAPHRASED records are those of the one, the others of the other, as released.
     Refused, with file, record (counted from 1) and field: what is not JSON or not a list of records, a field
     that is missing or of another type, inputs and targets of different numbers, a record without a probe.
     """
     if not isinstance(source, str | Path):
         return _passages(source, _known(group), "")
+    if str(source).startswith("hub:"):
+        return _of_hub(str(source), None if group is None else _known(group))
     place = expanded(str(source))
     if not place.is_dir():
         return _of_file(place, _known(group))
@@ -72,6 +77,16 @@ def _known(group: str | None) -> str:
             f"passages need a group, one of {', '.join(GROUPS)}; got {group!r}; say which they are."
         )
     return group
+
+
+def _of_hub(source: str, group: str | None) -> tuple[Passage, ...]:
+    (part,) = specs(source)
+    found = list(hub.records(hub.source(part)))
+    parts = {"paraphrase": slice(PARAPHRASED), "once": slice(PARAPHRASED, None)}
+    wanted = parts if group is None else {group: parts[group]}
+    return tuple(
+        p for name, of in wanted.items() for p in _passages(found[of], name, f" of {source}, {name}")
+    )
 
 
 def _of_file(file: Path, group: str) -> tuple[Passage, ...]:

@@ -25,6 +25,15 @@ class Change:
             return f"{self.mean:+.3f} (1 seed)"
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}] ({self.seeds} seeds)"
 
+    def short(self, digits: int = 2, factor: float = 1.0) -> str:
+        """For a cell of a table that says elsewhere how many seeds there are. factor: 100 for percent, say."""
+        mean, *ends = (
+            f"{factor * value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+            for value in (self.mean, self.low, self.high)
+            if value is not None
+        )
+        return f"{mean} [{', '.join(ends)}]" if ends else mean
+
 
 def change(values: Sequence[float]) -> Change:
     """Mean and 95 % interval of one number a seed."""

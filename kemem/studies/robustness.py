@@ -216,6 +216,13 @@ def results(store: Store, scale: str) -> dict[str, Result]:
             seen = gap(each, of)
             if seen is not None:
                 found[f"rivals.{name}.{letter}"] = Result(100 * seen.mean, "points", origin)
+        ranks = concentration(each, "rank of values")
+        found[f"rivals.{name}.rank"] = Result(sum(map(sum, ranks)) / sum(map(len, ranks)), "", origin)
+        for when in ("before", "after"):
+            late = change([outcomes.knowledge(rows_[-1], when) for rows_ in each.values()]).mean
+            kept = change([100 * outcomes.performance(rows_[-1], when) for rows_ in each.values()]).mean
+            found[f"rivals.{name}.K {when}"] = Result(late, "nats", origin)
+            found[f"rivals.{name}.P {when}"] = Result(kept, "%", origin)
     if BASELINE in rows:
         one = rows[BASELINE][min(rows[BASELINE])][0]
         origin = {"study": STUDY, "digest": one.digest, "origin": one.origin, **one.provenance}
