@@ -353,7 +353,6 @@ DIFFER = {
     "rate / 4": {"learning.learning_rate"},
     "3 epochs": {"learning.epochs"},
     "own world": {"learning.corpus"},
-    "docstrings": {"learning.corpus"},
     "smaller model": {f"learning.model.setup.{n}" for n in ("layers", "width", "memories")},
     "equal ratio": {"learning.learning_rate"},
     "SGD": {"optimizer", "learning.learning_rate", "learning.weight_decay"},
@@ -400,7 +399,7 @@ def test_passages_are_the_same_in_all_settings():
     assert len(read_) == 1
     base = acquiring.fictional(asked[BASELINE].learning)
     assert len(base) == 30
-    for s in (asked["own world"], asked["docstrings"]):
+    for s in asked.values():
         assert acquiring.fictional(replace(s.learning, corpus=s.told)) == base
 
 
@@ -547,7 +546,8 @@ def test_settings_of_which_a_row_is_missing_are_left_out(tmp_path):
     for name in robustness.names("smoke"):
         for share in (0.5, 1.0):
             if (name, share) != ("SGD", 1.0):
-                put = values(a[share], (0.5, 0.4) if share == 1.0 else (0.5, 0.45))
+                ranks = {"rank of values": [0.25 * share, 0.75 * share]}
+                put = values(a[share], (0.5, 0.4) if share == 1.0 else (0.5, 0.45), updates=ranks)
                 store.row(
                     arms.STUDY, arms.VERSION, robustness.SETTINGS[name]("smoke", 0, share), lambda _, p=put: p
                 )
@@ -558,6 +558,9 @@ def test_settings_of_which_a_row_is_missing_are_left_out(tmp_path):
     assert numbers["rivals.own world.A"] == pytest.approx(-25.0)  # 25 % less 50 %
     assert numbers["rivals.baseline.F"] == pytest.approx(10.0)  # 20 % less 10 %
     assert (numbers["rivals.settings"], numbers["rivals.steps"], numbers["rivals.passages"]) == (4, 9, 30)
+    assert numbers["rivals.baseline.rank"] == pytest.approx(0.375)  # 0.25 and 0.5, each a mean over layers
+    assert numbers["rivals.baseline.K before"] == -2.0 and numbers["rivals.baseline.K after"] == -1.5
+    assert numbers["rivals.baseline.P before"] == 50.0 and numbers["rivals.baseline.P after"] == pytest.approx(40.0)
     assert not any("SGD" in name for name in numbers)
 
 
@@ -986,7 +989,7 @@ def test_without_a_row_that_it_needs_a_claim_has_no_evidence(monkeypatch, claim)
     assert all(EVIDENCE[claim](EMPTY, scale) == [] for scale in ("smoke", "paper"))
     patched(monkeypatch, Made(), without=[NEEDS[claim]])
     assert EVIDENCE[claim](EMPTY, "laptop") == []
-    patched(monkeypatch, Made(), without=[("last", "wake 1"), "docstrings", "SGD"])
+    patched(monkeypatch, Made(), without=[("last", "wake 1"), "SGD"])
     assert EVIDENCE[claim](EMPTY, "laptop"), "what it does not need may be missing"
 
 

@@ -14,6 +14,7 @@ from kemem.errors import BadInput
 from kemem.studies.lab import SCALES
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+Only = Annotated[list[str] | None, typer.Argument(help="chapter numbers; all by default")]
 Scale = Annotated[str, typer.Option(help=f"one of {', '.join(SCALES)}")]
 
 
@@ -45,17 +46,15 @@ def record(scale: Scale = "laptop") -> None:
 
 
 @app.command()
-def smoke(
-    only: Annotated[list[str] | None, typer.Argument(help="chapter numbers; all by default")] = None,
-) -> None:
+def smoke(only: Only = None) -> None:
     """Write the smoke notebooks anew, from an empty store."""
     raise typer.Exit(steps.smoke(checkout(), only=only))
 
 
 @app.command()
-def measure(scale: Scale = "laptop") -> None:
+def measure(scale: Scale = "laptop", only: Only = None) -> None:
     """Write down what each chapter costs from an empty store."""
-    raise typer.Exit(steps.measure(checkout(), scale=_known(scale)))
+    raise typer.Exit(steps.measure(checkout(), scale=_known(scale), only=only))
 
 
 @app.command()

@@ -16,7 +16,7 @@ import yaml
 from kemem.book import reuse
 from kemem.book.notebooks import differences
 from kemem.book.places import chapters
-from kemem.book.run import Execution, execute_all, save
+from kemem.book.run import Execution, execute_all, load, save
 from kemem.errors import BadInput
 
 PAGES = ("_config.yml", "_toc.yml", "references.bib", "CHANGELOG.md", "CITATION.cff", "pages", "static")
@@ -80,25 +80,37 @@ def record(root: Path, *, scale: str = "laptop") -> int:
 
 def smoke(root: Path, *, only: list[str] | None = None) -> int:
     """Write tests/smoke/NN.ipynb: every chapter at smoke scale, computed from an empty store."""
-    sources = [p for p in chapters(root) if only is None or p.stem.split("_")[0] in only]
     with tempfile.TemporaryDirectory() as empty:
         done = execute_all(
-            sources, root / "tests" / "smoke", name="{number}", parameters={"scale": "smoke"},
+            _chosen(root, only), root / "tests" / "smoke", name="{number}", parameters={"scale": "smoke"},
             environment={"KEMEM_STORE": empty, **ONE_THREAD},
         )  # fmt: skip
     return int(_failed(done))
 
 
-def measure(root: Path, *, scale: str = "laptop") -> int:
-    """What each chapter costs a reader: run from an empty store, recorded arms read from the records."""
+def measure(root: Path, *, scale: str = "laptop", only: list[str] | None = None) -> int:
+    """What each chapter costs a reader: run from an empty store, recorded arms read from the records.
+
+    The cost of chapters that are not among `only` stays as it was.
+    """
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as scratch:
         done = execute_all(
-            chapters(root), Path(scratch), parameters={"scale": scale}, environment={"KEMEM_STORE": empty}
+            _chosen(root, only),
+            Path(scratch),
+            parameters={"scale": scale},
+            environment={"KEMEM_STORE": empty},
         )
     if _failed(done):
         return 1
-    save(done, root / "records" / scale / EXECUTIONS)
+    place = root / "records" / scale / EXECUTIONS
+    costs = {each.chapter: each for each in (*load(place), *done)}
+    save([costs[path.stem] for path in chapters(root) if path.stem in costs], place)
     return 0
+
+
+def _chosen(root: Path, only: list[str] | None) -> list[Path]:
+    """The chapters with these numbers, or all."""
+    return [path for path in chapters(root) if only is None or path.stem.split("_")[0] in only]
 
 
 def canary(root: Path) -> int:

@@ -29,11 +29,6 @@ NEAR = {
     "gpu": "world:people=2000,documents=200000,sample=1",
 }
 """New documents of the world that the model was trained on."""
-OTHER = {
-    "smoke": "docstrings:networkx,limit=120",
-    "laptop": "docstrings:limit=8000",
-    "gpu": "docstrings",
-}
 SGD_RATE = {"smoke": 0.3, "laptop": 0.3, "gpu": 0.3}
 """Chosen before any arm was recorded; what was tried is in the chapter."""
 SMOKE = (BASELINE, "rate x 2.5", "own world", "equal ratio", "SGD")
@@ -80,7 +75,6 @@ SETTINGS: dict[str, Callable[[str, int, float], Arm]] = {
     "rate / 4": _rate(0.25),
     "3 epochs": lambda scale, seed, share: settings(scale, seed=seed, share=share, epochs=3),
     "own world": lambda scale, seed, share: settings(scale, seed=seed, share=share, corpus=NEAR[scale]),
-    "docstrings": lambda scale, seed, share: settings(scale, seed=seed, share=share, corpus=OTHER[scale]),
     "smaller model": lambda scale, seed, share: settings(
         scale, seed=seed, share=share, model=smaller(scale, seed)
     ),
