@@ -216,7 +216,7 @@ claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (5, 6, 7, 8
 #
 # Forgetting moves as the paper says, from {result}`acquiring.F.early|.0f` to {result}`acquiring.F.last|.0f`. Here too the start matters: a model that knows more has more to lose. What is left afterwards goes from {result}`acquiring.P after.early|.0f` to {result}`acquiring.P after.last|.0f` of the questions.
 #
-# Entropy goes with all of this, as does everything that moves steadily along the run; the table of correlations cannot tell them apart, and that is what it shows. Interventions can, and they are the next step of this part.
+# Entropy goes with all of this, as does everything that moves steadily along the run; the table of correlations cannot tell them apart, and that is what it shows. Interventions can: {doc}`06_rivals` takes the rivals away one by one, {doc}`07_resuscitation` changes entropy itself.
 #
 # ## What we tried
 #

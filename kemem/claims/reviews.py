@@ -22,9 +22,8 @@ CLAIMS = (
     Claim(
         "review.more-to-lose", 1, KIM, ICLR,
         "Later checkpoints forget more only because they have more to lose.",
-        "rise of F from first to last stage less the same with each stage's loss in points put over the first "
-        "stage's P",
-        Sign(RISES), chapters=RIVALS,
+        "rise of F, which divides by what there was to lose, from the first stage to the last, in points",
+        Value(0.0, 5.0), chapters=RIVALS,
     ),
     Claim(
         "review.damaged-start", 1, KIM, f"{ICLR}; figure 5",

@@ -163,7 +163,7 @@ def within_stage(
                 [row.values["before"]["loss"]["new domain"] for row in rows],
                 [of(r) for r in rows],
             )
-            if None in values:
+            if None in values or len(set(losses)) == 1:  # nothing to lose, or texts that fit alike
                 continue
             middle, level = sum(losses) / len(losses), sum(values) / len(values)
             spread = sum((x - middle) ** 2 for x in losses)
@@ -220,6 +220,11 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     if BASELINE in rows:
         one = rows[BASELINE][min(rows[BASELINE])][0]
         origin = {"study": STUDY, "digest": one.digest, "origin": one.origin, **one.provenance}
+        if "own world" in rows:
+            for letter, of in (("A", outcomes.acquired), ("F", outcomes.forgot)):
+                slope = within_stage([rows[BASELINE], rows["own world"]], of)
+                if slope is not None:
+                    found[f"rivals.fit.{letter}"] = Result(100 * slope.mean, "points", origin)
         found["rivals.settings"] = Result(len(rows), "", origin)
         found["rivals.steps"] = Result(one.values["steps"], "steps", origin)
         found["rivals.passages"] = Result(one.values["passages"], "", origin)

@@ -280,20 +280,9 @@ def all_less_halves(found: resuscitating.Found) -> Series | None:
 
 
 def more_to_lose(rows: dict[str, Stages]) -> dict[str, float] | None:
-    """review.more-to-lose: how much F rises from first to last, and how much more the loss in points over one P rises.
-
-    Were it only that there is more to lose, F, which divides by what there was, would not rise.
-    """
+    """review.more-to-lose: how much F rises from the first stage to the last; it divides by what there was to lose."""
     first, *_, last = rows[BASELINE].values()
-    before, after = _F(first), _F(last)
-    if before is None or after is None:
-        return None
-    base = outcomes.performance(first, "before")
-    lost = [
-        100 * (outcomes.performance(row, "before") - outcomes.performance(row, "after")) / base
-        for row in (first, last)
-    ]
-    return {"rise of F less rise of the loss": (after - before) - (lost[1] - lost[0])}
+    return _whole({"rise of F": _less(_F(last), _F(first))})
 
 
 EVIDENCE: dict[str, Reader] = {
