@@ -326,11 +326,11 @@ def build(folder: Path, text: str) -> tuple[int, str, str]:
 
 
 def test_a_badge_links_to_its_row(tmp_path):
-    status, said, page = build(tmp_path, "It may be woken {claim}`entropy.15`.")
+    status, said, page = build(tmp_path, "Another family {claim}`entropy.15`.")
     assert status == 0, said
     (link,) = re.findall(r'<a [^>]*href="pages/claims.html#claim-entropy-15"[^>]*>.*?</a>', page)
     assert "entropy.15 – not tested" in link and "kemem-claim-not-tested" in link
-    assert 'title="Lifting the less used half' in link
+    assert 'title="Knowledge entropy tends to fall' in link
     ledger = (tmp_path / "out" / "pages" / "claims.html").read_text(encoding="utf-8")
     assert ledger.count('id="claim-entropy-15"') == 1
 
