@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kemem.errors import BadInput
 from kemem.objective import Objective
-from kemem.training.method import Method
+from kemem.training.method import Method, settings
 from kemem.training.recipe import Recipe, Rows
 
 WITHOUT_EFFECT = ("save_every",)  # on what the run computes or leaves behind
@@ -30,23 +30,17 @@ def identity(
     processes: int,
 ) -> dict[str, Any]:
     """The settings of a run as JSON, with fingerprints of its first weights and of three rows of its data."""
-    settings = {name: value for name, value in asdict(recipe).items() if name not in WITHOUT_EFFECT}
+    numbers = {name: value for name, value in asdict(recipe).items() if name not in WITHOUT_EFFECT}
     rows = torch.tensor(sorted({0, len(data) // 2, len(data) - 1}))
-    own: dict[str, Any] = {}
-    if is_dataclass(method):
-        given = {field.name: getattr(method, field.name) for field in fields(method) if field.init}
-        own = {
-            f"method.{name}": value for name, value in given.items() if isinstance(value, int | float | str)
-        }
     return {
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in numbers.items()},
         "domain": domain,
         "rows": len(data),
         "data": fingerprint(data.batch(rows).items()),
         "first weights": start,
         "objective": repr(objective),
         "method": type(method).__qualname__,
-        **own,
+        **{f"method.{name}": value for name, value in settings(method).items()},
         "processes": processes,
     }
 
