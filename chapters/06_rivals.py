@@ -287,7 +287,7 @@ plot.table(
 # %% [markdown]
 # ## What to conclude
 #
-# *The rise of forgetting is the rate that is warmed up again.* From the first to the last stage $F$ rises by {result}`rivals.baseline.F|+.1f` in the baseline. When each stage goes on at the rate it had, it changes by {result}`rivals.equal ratio.F|+.1f`: later models then forget less, not more. Nothing comes for free: at a tenth of the rate the last stage
+# *The rise of forgetting is the rate that is warmed up again.* From the first to the last stage $F$ rises by {result}`rivals.baseline.F|+.1f` in the baseline. When each stage goes on at the rate it had, it changes by {result}`rivals.equal ratio.F|+.1f`: on average later models then forget less, though three models cannot settle that side. That the gap shrinks is beyond its interval. Nothing comes for free: at a tenth of the rate the last stage
 # also takes in less, and ends at a $K$ of {result}`rivals.equal ratio.K after|.2f` instead of {result}`rivals.baseline.K after|.2f`, with {result}`rivals.equal ratio.P after|.0f` of its questions right instead of {result}`rivals.baseline.P after|.0f`. But that is a choice along one trade, open to every model, and no sign that late models have lost the ability to learn.
 #
 # *AdamW turns the mechanism round, and it makes no difference.* Under SGD the paper's argument can be seen: the memories that are used most move most, with a rank correlation of {result}`rivals.SGD.rank|.2f`. Under AdamW, with which both the paper's models and ours are trained, it is
@@ -376,7 +376,7 @@ assert abs(jumps[-1] - 10) < 1e-9 and jumps[0] < 1.2
 #
 # ## Summary
 #
-# - Change one thing at a time. The gap in forgetting between early and late models is gone when the rate is not warmed up again; it stays under SGD, with a larger batch, a higher rate and in a smaller model as far as the intervals can tell.
+# - Change one thing at a time. The gap in forgetting between early and late models is gone when the rate is not warmed up again; it stays under SGD, with a higher rate, with more epochs and in a smaller model; with a larger batch and with a lower rate three models cannot tell.
 # - The gradient argument for entropy is right about gradients. AdamW's updates go the other way, and the outcome is the same.
 # - Where a schedule should be left depends on the schedule. The loss is as good a guide as any of the candidates.
 # - None of the explanations needs entropy. Whether entropy can do anything by itself is the next chapter's question.

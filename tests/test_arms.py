@@ -113,7 +113,9 @@ def test_idle_memories_of_the_first_layer_are_used_as_asked_when_measured_again(
         ).usage
 
     before = usage()
-    torch.testing.assert_close(arms._usage(here, s, model, tok), before, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        arms.usage_of(here, MODEL.setup, TEXTS, model, tok), before, rtol=1e-12, atol=0
+    )
     arms.changed(model, before, s)
     first, again = before[0], usage()[0]
     idle = first.argsort()[:12]  # half of 24

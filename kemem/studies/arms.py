@@ -21,7 +21,7 @@ from kemem.runs import Row
 from kemem.studies import acquiring, checkpoints
 from kemem.studies.acquiring import Learning, Watch, fictional
 from kemem.studies.lab import Lab
-from kemem.studies.setup import blocks, read, spread
+from kemem.studies.setup import Setup, blocks, read, spread
 from kemem.studies.stages import padding_id
 
 STUDY = "arms"
@@ -75,10 +75,10 @@ def run(lab: Lab, s: Arm, recorded: bool = False) -> Row:
         provenance["checkpoints"] = "shipped" if found.shipped else "live"
         text = read(of.corpus)
         provenance["corpus"] = {"spec": of.corpus, "digest": text.digest, "versions": text.versions}
-        usage = _usage(lab, s, model, tok)
+        usage = usage_of(lab, of.model.setup, s.texts, model, tok)
         changed(model, usage, s)
         if s.edit:
-            usage = _usage(lab, s, model, tok)
+            usage = usage_of(lab, of.model.setup, s.texts, model, tok)
         told = fictional(replace(of, corpus=s.told))
         watch = Watch(lab, of, tok)
         plan = entropy.schedule(told, tok, slots=of.slots, interval=of.interval)
@@ -129,10 +129,10 @@ def _method(s: Arm, usage: Tensor, steps: int) -> training.Method | None:
     return entropy.CoolAttention(s.temperature, steps) if s.cooled else None
 
 
-def _usage(lab: Lab, s: Arm, model: nn.Module, tok: Any) -> Tensor:
-    own = s.learning.model.setup
-    texts = spread(read(own.corpus).part("train"), s.texts)
-    ids = instances(texts, tok, own.length, limit=s.texts).ids
+def usage_of(lab: Lab, own: Setup, count: int, model: nn.Module, tok: Any) -> Tensor:
+    """Usage of the memories on `count` training texts of a model's own corpus, [L M]: what an edit starts from."""
+    texts = spread(read(own.corpus).part("train"), count)
+    ids = instances(texts, tok, own.length, limit=count).ids
     return entropy.measure(
         model,
         ids,

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from kemem import entropy, models
-from kemem.corpora import instances
 from kemem.runs import Row, Store
 from kemem.studies import acquiring, checkpoints
 from kemem.studies.acquiring import Learning, Watch
+from kemem.studies.arms import usage_of
 from kemem.studies.lab import Lab, Result
-from kemem.studies.setup import read, spread
-from kemem.studies.stages import padding_id
 
 STUDY, VERSION = "lifting", 1
 CHAPTER = "07_resuscitation"
@@ -46,15 +44,9 @@ def run(lab: Lab, s: Lifting) -> Row:
         of = s.learning
         model, tok, found = checkpoints.load(lab, of.model, of.step)
         provenance["checkpoints"] = "shipped" if found.shipped else "live"
-        own = of.model.setup
-        texts = spread(read(own.corpus).part("train"), s.texts)
-        ids = instances(texts, tok, own.length, limit=s.texts).ids
 
         def usage() -> Tensor:
-            return entropy.measure(
-                model, ids, batch_size=lab.batch_size or 32, pad_id=padding_id(tok), length=own.length,
-                next_token=False,
-            ).usage  # fmt: skip
+            return usage_of(lab, of.model.setup, s.texts, model, tok)
 
         watch = Watch(lab, of, tok)
         before = usage()
