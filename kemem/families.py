@@ -29,6 +29,7 @@ class Layout:
     up, gate, down: the projections; no gate where it is ungated. Where one tensor holds both up and gate,
         `up` names it and `fused` gives the order of its rows.
     activation: what is applied to the gate's output, or to that of `up` where it is ungated.
+    positions: the table of position vectors where a family adds them to the embeddings, beside the blocks.
     norm: where the FFN's output is normalised: "before_residual" (not yet added to it), "after_residual" or
         "none".
     attention: the attention module, with query, key, value and output below it. Where one tensor holds the
@@ -42,6 +43,7 @@ class Layout:
     gate: str | None = None
     fused: str | None = None
     activation: str | None = None
+    positions: str | None = None
     norm: str = "none"
     attention: str | None = None
     query: str = "q_proj"
@@ -117,6 +119,7 @@ LAYOUTS: dict[str, Layout] = {
         up="mlp.c_fc",
         down="mlp.c_proj",
         activation="mlp.act",
+        positions="wpe",
         attention="attn",
         qkv="c_attn",
         fused_attention="blocks",

@@ -56,7 +56,7 @@ class Memories:
         self.family: str = family
         self.layout: Layout = LAYOUTS[family]
         self._block = self._locate()
-        self.layers: int = len(trace.module(model, self._block.removesuffix(".{}")))
+        self.layers: int = len(trace.module(model, self.blocks_path))
         self.gated: bool = self.layout.gate is not None or self.layout.fused is not None
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
@@ -101,6 +101,11 @@ class Memories:
         return width, count
 
     # ------------------------------------------------------------------ paths
+    @property
+    def blocks_path(self) -> str:
+        """The list of all blocks."""
+        return self._block.removesuffix(".{}")
+
     def block_path(self, layer: int) -> str:
         if not 0 <= layer < self.layers:
             raise BadInput(f"expected a layer in 0..{self.layers - 1}; got {layer}; layers count from 0.")
