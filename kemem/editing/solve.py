@@ -59,7 +59,12 @@ def closed_form(
 
 
 def _woodbury_pays(M: int, N: int, D: int) -> bool:
-    """Whether N x N is less work: multiplications of both ways, the factor of C being there already."""
+    """Whether N x N is less work: multiplications of both ways, the factor of C being there already.
+
+    Only for 2 N <= M: with more, the condition of C costs it digits that the M x M matrix does not lose.
+    """
+    if 2 * N > M:
+        return False
     woodbury = 2 * M * M * N + M * N * N + N**3 / 3 + D * N * (N + M)
     direct = M * M * N + M**3 / 3 + M * M * 2 * min(N, D) + M * N * D
     return woodbury < direct
