@@ -3,7 +3,9 @@
     kemem entropy MODEL     knowledge entropy of a model, or of its revisions, on a text
     kemem resuscitate MODEL a model with its least used memories woken, as a new folder
     kemem acquire MODEL     train a model on a text with passages put into it, and measure what it takes in
+    kemem edit MODEL        facts rewritten in a model's weights, and what that did to it
     kemem pretrain          train a model of the book, with checkpoints along the schedule
+    kemem trace MODEL       where a model comes by the facts it knows, and which layers to edit
     kemem run CHAPTER       execute a chapter, once for every combination of its parameters
     kemem claims            what the papers claim, and the verdict of the committed rows on it
 
@@ -23,11 +25,13 @@ import typer
 
 from kemem.cli.acquiring import acquire
 from kemem.cli.chapter import run
+from kemem.cli.editing import edit
 from kemem.cli.ledger import claims
 from kemem.cli.measuring import entropy
 from kemem.cli.pretraining import pretrain
 from kemem.cli.resuscitating import resuscitate
 from kemem.cli.terminal import note
+from kemem.cli.tracing import trace
 
 app = typer.Typer(
     name="kemem", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -36,7 +40,9 @@ app = typer.Typer(
 app.command()(entropy)
 app.command()(resuscitate)
 app.command()(acquire)
+app.command()(edit)
 app.command()(pretrain)
+app.command()(trace)
 app.command()(run)
 app.command()(claims)
 

@@ -37,11 +37,7 @@ class MEMIT:
     search: Search = field(default_factory=Search)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-        if not self.layers or any(a >= b for a, b in pairwise(self.layers)):
-            raise BadInput(
-                f"expected layers that ascend; got {list(self.layers)}; give each once, the lowest first."
-            )
+        object.__setattr__(self, "layers", ascending(self.layers))
 
     def __call__(
         self,
@@ -70,6 +66,13 @@ class MEMIT:
             memories, of, z, self.layers, solve, batch_size=batch_size, seconds=seconds, progress=progress
         )
         return Edit(value_deltas(memories, deltas), seconds, notes)
+
+
+def ascending(layers: Sequence[int]) -> tuple[int, ...]:
+    """The layers of an editor; refused where there is none, or where they do not ascend."""
+    if not layers or any(a >= b for a, b in pairwise(layers)):
+        raise BadInput(f"expected layers that ascend; got {list(layers)}; give each once, the lowest first.")
+    return tuple(layers)
 
 
 def prepared(

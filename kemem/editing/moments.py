@@ -150,6 +150,16 @@ def key_moments(
     return Moments({layer: found / tokens for layer, found in sums.items()}, tokens)
 
 
+def invertible(moments: Moments, layers: Sequence[int]) -> None:
+    """Refuses moments without an inverse, where an editor meets its targets exactly, before a long search."""
+    for layer in layers:
+        if moments.factor(layer) is None:
+            raise BadInput(
+                f"expected moments that are positive definite; got others for layer {layer}; measure them on more "
+                "tokens than the layer has memories."
+            )
+
+
 def _summing(model: nn.Module) -> torch.device:
     device = next(model.parameters()).device
     return torch.device("cpu") if device.type == "mps" else device  # mps has no float64

@@ -1,11 +1,12 @@
 """Target vectors: what the stream should be at a subject's last token for the model to say the new object there."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from kemem import arithmetic
 from kemem.editing.prompts import Contexts
@@ -75,27 +76,30 @@ def values(
     origin: what delta is added to, and what its length is measured against: by default the stream h, with ROME the
     feed-forward's output, which is a part of it. batch_size: requests at a time.
     """
+    memories.block_path(layer)
+
+    def make(part: list[int]) -> Batch:
+        return Batch(memories, [of[i] for i in part], layer, search, None if origin is None else origin[part])
+
+    return searched(memories, of, make, batch_size, progress)
+
+
+def searched(
+    memories: Memories,
+    of: Sequence[Contexts],
+    make: Callable[[list[int]], "Batch"],
+    batch_size: int,
+    progress: Progress | None,
+) -> Values:
+    """What batches of like length find, in the order of the requests; the model is frozen meanwhile."""
     order = sorted(range(len(of)), key=lambda i: sum(map(len, of[i].rows)))
     parts: list[Values] = []
-    memories.block_path(layer)
-    frozen = [p for p in memories.model.parameters() if p.requires_grad]
-    modes = {module: module.training for module in memories.model.modules()}
-    try:
-        memories.model.eval()
-        for p in frozen:
-            p.requires_grad_(False)  # the gradient of delta alone is asked for
-        with arithmetic.fast(next(memories.model.parameters()).device):
-            for begin in range(0, len(order), batch_size):
-                part = order[begin : begin + batch_size]
-                own = None if origin is None else origin[part]
-                parts.append(_Batch(memories, [of[i] for i in part], layer, search, own).run())
-                if progress is not None:
-                    progress(begin + len(part), len(order), "target vectors")
-    finally:
-        for p in frozen:
-            p.requires_grad_(True)
-        for module, mode in modes.items():
-            module.training = mode
+    with _still(memories.model), arithmetic.fast(next(memories.model.parameters()).device):
+        for begin in range(0, len(order), batch_size):
+            part = order[begin : begin + batch_size]
+            parts.append(make(part).run())
+            if progress is not None:
+                progress(begin + len(part), len(order), "target vectors")
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
     return Values(
@@ -103,7 +107,24 @@ def values(
     )
 
 
-class _Batch:
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode, no parameter asking for a gradient, for as long as the block lasts."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        for p in asking:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Batch:
     """Some requests that are searched together; row r of the passes belongs to request owner[r].
 
     After `leave` only some requests are left, numbered anew; `origin` keeps all.
@@ -161,7 +182,7 @@ class _Batch:
                 break
             (slope,) = torch.autograd.grad(loss.sum(), added)
             if not going.all():
-                self._leave(going)
+                self.leave(going)
                 active, slope = active[going], slope[going]
             first[active] = 0.9 * first[active] + 0.1 * slope
             second[active] = 0.999 * second[active] + 0.001 * slope.square()
@@ -184,7 +205,7 @@ class _Batch:
             self.usual = now.detach()
         return heard, (now.exp() * (now - self.usual)).sum(-1)
 
-    def _leave(self, going: Bool[Tensor, " N"]) -> None:
+    def leave(self, going: Bool[Tensor, " N"]) -> None:
         """Drops the rows of all requests but those that go on."""
         rows = going[self.owner].nonzero()[:, 0]
         new = torch.full((len(self.owner),), -1, device=rows.device)  # a row's number, from that before
