@@ -30,13 +30,13 @@ html: $(STAMP)  ## render the committed notebooks, in seconds
 	$(BIN)/python -m kemem.book html
 
 record: $(STAMP)  ## compute what is missing in records/$(SCALE), then write chapters/*.ipynb from the records
-	$(BIN)/python -m kemem.book record --scale $(SCALE)
+	$(BIN)/python -m kemem.book record --scale $(SCALE) $(ONLY)
 
 smoke: $(STAMP)  ## write tests/smoke/*.ipynb anew: every chapter at smoke scale from an empty store
-	$(BIN)/python -m kemem.book smoke
+	$(BIN)/python -m kemem.book smoke $(ONLY)
 
 measure: $(STAMP)  ## what each chapter costs at SCALE from an empty store, into records/
-	$(BIN)/python -m kemem.book measure --scale $(SCALE)
+	$(BIN)/python -m kemem.book measure --scale $(SCALE) $(ONLY)
 
 test: lint test-unit test-notebooks test-html  ## everything that must hold, in under 12 minutes on 2 cores
 

@@ -40,9 +40,9 @@ def html(
 
 
 @app.command()
-def record(scale: Scale = "laptop") -> None:
+def record(scale: Scale = "laptop", only: Only = None) -> None:
     """Compute missing records, then write the committed notebooks from them."""
-    raise typer.Exit(steps.record(checkout(), scale=_known(scale)))
+    raise typer.Exit(steps.record(checkout(), scale=_known(scale), only=only))
 
 
 @app.command()

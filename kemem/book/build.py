@@ -65,16 +65,17 @@ def html(root: Path, *, out: Path | None = None, builder: str = "html") -> int:
     return _render(stage, out or root, builder=builder, environment={"KEMEM_REPLAY": "1"})
 
 
-def record(root: Path, *, scale: str = "laptop") -> int:
+def record(root: Path, *, scale: str = "laptop", only: list[str] | None = None) -> int:
     """Compute what the records of a scale lack, then write chapters/*.ipynb from the records alone."""
+    wanted = _chosen(root, only)
     (root / "records" / scale).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         computed = execute_all(
-            chapters(root), Path(scratch), parameters={"scale": scale}, environment={"KEMEM_RECORD": "1"}
+            wanted, Path(scratch), parameters={"scale": scale}, environment={"KEMEM_RECORD": "1"}
         )
         if _failed(computed):
             return 1
-    shown = execute_all(chapters(root), root / "chapters", environment={"KEMEM_REPLAY": "1"})
+    shown = execute_all(wanted, root / "chapters", environment={"KEMEM_REPLAY": "1"})
     return int(_failed(shown))
 
 
@@ -109,8 +110,14 @@ def measure(root: Path, *, scale: str = "laptop", only: list[str] | None = None)
 
 
 def _chosen(root: Path, only: list[str] | None) -> list[Path]:
-    """The chapters with these numbers, or all."""
-    return [path for path in chapters(root) if only is None or path.stem.split("_")[0] in only]
+    """The chapters with these numbers, or all where none are named."""
+    known = {path.stem.split("_")[0]: path for path in chapters(root)}
+    for number in only or ():
+        if number not in known:
+            raise BadInput(
+                f"expected numbers of chapters, of {', '.join(known)}; got {number!r}; choose one of these."
+            )
+    return [path for number, path in known.items() if not only or number in only]
 
 
 def canary(root: Path) -> int:
