@@ -11,6 +11,7 @@ from kemem.studies import (
     memories,
     midstage,
     pretraining,
+    realpassages,
     realtext,
     resuscitating,
     robustness,
@@ -19,7 +20,7 @@ from kemem.studies import (
 from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
-    memories, pretraining, stages, realtext, decay, acquiring, robustness, midstage, inside, lifting, resuscitating,
+    memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting, resuscitating,
 )  # fmt: skip
 
 
