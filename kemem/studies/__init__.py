@@ -20,7 +20,8 @@ from kemem.studies import (
 from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
-    memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting, resuscitating,
+    memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
+    resuscitating,
 )  # fmt: skip
 
 
