@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import naive_editing
 import pytest
 import torch
 from conftest import tiny
 
-from kemem import evaluation
+from kemem import editing, evaluation
+from kemem.editing import memit
 from kemem.entropy import (
     Injection,
     Schedule,
@@ -199,3 +201,24 @@ def test_waking_scales_updates_on_the_device():
     found, _ = trained("olmo", DEVICE, method=WakeIdle(usage, 1.0))
     for a, b in zip(expected.parameters(), found.parameters(), strict=True):
         torch.testing.assert_close(b.cpu(), a, rtol=0, atol=1e-5)
+
+
+def edited(family: str, device: str) -> dict[int, torch.Tensor]:
+    """MEMIT end to end on a device: moments, target vectors, keys, solve."""
+    model = tiny(family, layers=3, dtype=torch.float64).to(device)
+    memories, of, layers = Memories(model), naive_editing.drawn_contexts(), (0, 1)
+    C = editing.key_moments(model, texts(), layers)
+    z = editing.values(memories, of, layers[-1], editing.Search(steps=6, rate=0.3, clamp=3.0)).z
+
+    def solve(layer: int, K: torch.Tensor, R: torch.Tensor) -> torch.Tensor:
+        return editing.closed_form(K, R, C[layer], weight=3.0)
+
+    return memit.spread(memories, of, z, layers, solve)
+
+
+@pytest.mark.parametrize("family", naive_editing.CAUSAL)
+def test_an_edit_is_that_of_the_cpu(family):
+    expected, found = edited(family, "cpu"), edited(family, DEVICE)
+    for layer, delta in expected.items():
+        # rotary angles stay in float32, and so does GPT-J's attention
+        torch.testing.assert_close(found[layer].cpu(), delta, rtol=1e-3, atol=1e-4 * delta.abs().max().item())
