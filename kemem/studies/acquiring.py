@@ -26,7 +26,7 @@ from kemem.studies.lab import Lab, Result
 from kemem.studies.outcomes import acquired, forgot, knowledge, performance
 from kemem.studies.pretraining import Pretraining, sources
 from kemem.studies.questions import Question, questions
-from kemem.studies.setup import blocks, read, spread
+from kemem.studies.setup import blocks, in_pieces, read, spread
 from kemem.studies.stages import padding_id, stage
 from kemem.world import World
 
@@ -158,7 +158,7 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
         plan = schedule(told, tok, slots=s.slots, interval=s.interval)
         first = watch(model)
         learnt = entropy.acquire(
-            model, training.Domain(s.corpus, data), plan, s.recipe(), tokenizer=tok, passages=told,
+            model, training.Domain(s.corpus, data), plan, in_pieces(lab, s.recipe()), tokenizer=tok, passages=told,
             progress=lab.progress, batch_size=2 * (lab.batch_size or 32),
         )  # fmt: skip
         last = watch(model)

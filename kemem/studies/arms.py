@@ -21,7 +21,7 @@ from kemem.runs import Row
 from kemem.studies import acquiring, checkpoints
 from kemem.studies.acquiring import Learning, Watch, fictional
 from kemem.studies.lab import Lab
-from kemem.studies.setup import Setup, blocks, read, spread
+from kemem.studies.setup import Setup, blocks, in_pieces, read, spread
 from kemem.studies.stages import padding_id
 
 STUDY = "arms"
@@ -83,7 +83,7 @@ def run(lab: Lab, s: Arm, recorded: bool = False) -> Row:
         watch = Watch(lab, of, tok)
         plan = entropy.schedule(told, tok, slots=of.slots, interval=of.interval)
         data = blocks(lab, of.model.setup, of.corpus, "train")
-        recipe = replace(of.recipe(), optimizer=s.optimizer, checkpoints=(of.steps,))
+        recipe = in_pieces(lab, replace(of.recipe(), optimizer=s.optimizer, checkpoints=(of.steps,)))
         with _attention(model, s):
             first = watch(model)
             start = {name: p.detach().clone() for name, p in model.named_parameters()}

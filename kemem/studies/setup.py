@@ -25,6 +25,9 @@ TOKENIZER_CHARACTERS = (
 )
 
 
+WORDS = "words"
+
+
 @dataclass(frozen=True)
 class Setup:
     """A model and its training, as numbers. Time is steps of rows x length tokens; shares are of the steps."""
@@ -42,7 +45,7 @@ class Setup:
     weight_decay: float
     family: str = "olmo"
     tokenizer: str = ""
-    """Empty: trained on the corpus. Else a file, folder or hub name."""
+    """Empty: trained on the corpus; WORDS: likewise, of whole words. Else a file, folder or hub name."""
     warmup_share: float = 0.05
     final_share: float = 0.1
     schedule: str = "cosine"
@@ -87,16 +90,17 @@ def read(spec: str) -> Corpus:
 
 def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
     """The setup's tokenizer: loaded by name, or trained on the training part of its corpus and kept beside the runs."""
-    if setup.tokenizer:
+    if setup.tokenizer not in ("", WORDS):
         return corpora.load_tokenizer(setup.tokenizer)
-    text = read(setup.corpus)
-    name = sha256(json.dumps([text.digest, setup.vocabulary, TOKENIZER_CHARACTERS]).encode()).hexdigest()[:16]
+    text, unit = read(setup.corpus), "word" if setup.tokenizer == WORDS else "bytes"
+    identity = [text.digest, setup.vocabulary, TOKENIZER_CHARACTERS, *([unit] if unit != "bytes" else [])]
+    name = sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = lab.store.live / "work" / "tokenizers" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{name}.lock")):
         if (folder / "tokenizer.json").is_file():
             return corpora.load_tokenizer(str(folder))
-        fresh = train_tokenizer(_some(text.part("train")), setup.vocabulary)
+        fresh = train_tokenizer(_some(text.part("train")), setup.vocabulary, unit=unit)
         write_folder(folder, fresh.save_pretrained)  # whole or not at all: a torn vocabulary would be trusted
     return corpora.load_tokenizer(str(folder))
 
@@ -127,6 +131,15 @@ def blocks(lab: Lab, setup: Setup, spec: str, part: str, *, limit: int | None = 
     return _packed(spec, part, name, setup.length, limit)
 
 
+def in_pieces(lab: Lab, recipe: training.Recipe) -> training.Recipe:
+    """The recipe with a step's rows cut into as many micro-batches as the lab's batch size asks for."""
+    if lab.batch_size is None:
+        return recipe
+    return replace(
+        recipe, accumulation=max(recipe.accumulation, math.ceil(recipe.batch_size / lab.batch_size))
+    )
+
+
 def train(
     lab: Lab,
     setup: Setup,
@@ -143,10 +156,7 @@ def train(
     model = models.build(setup.shape(len(tok)), tok, seed=setup.seed).to(
         place, models.named_dtype(setup.dtype)
     )
-    recipe = setup.recipe(keep)
-    if lab.batch_size is not None:
-        pieces = max(recipe.accumulation, math.ceil(recipe.batch_size / lab.batch_size))
-        recipe = replace(recipe, accumulation=pieces)
+    recipe = in_pieces(lab, setup.recipe(keep))
     history = training.train(
         model, training.Domain(setup.corpus, data), recipe, method, out=folder, tokenizer=tok,
         at_checkpoint=at_checkpoint, progress=lab.progress,
