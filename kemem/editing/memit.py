@@ -59,7 +59,7 @@ class MEMIT:
         z, notes = wanted(memories, of, self.layers[-1], self.search, targets, batch_size, progress, seconds)
 
         def solve(layer: int, K: Tensor, R: Tensor) -> Tensor:
-            factor = moments.factor(layer) if K.shape[1] < memories.count else None
+            factor = moments.factor(layer) if 2 * K.shape[1] <= memories.count else None
             return closed_form(K, R, moments[layer], weight=self.weight, factor=factor)
 
         deltas = spread(

@@ -79,7 +79,7 @@ class PMET:
             if (bias := memories.bias(highest)) is not None:
                 now = now + bias
             lacking = (v.to(now) - now) / math.sqrt(len(self.layers) - self.layers.index(layer))
-            factor = moments.factor(layer) if K.shape[1] < memories.count else None
+            factor = moments.factor(layer) if 2 * K.shape[1] <= memories.count else None
             return closed_form(K, lacking.T, moments[layer], weight=self.weight, factor=factor)
 
         # what `spread` measures at the stream is not looked at: here the lack is the feed-forward's own

@@ -1,5 +1,8 @@
 """Part 3's model: trained on nothing but a world's documents until it knows their facts, and deep enough to trace.
 
+Its tokens are whole words. With pieces of words a name is cut in other places at the start of a text than inside it, so
+that one subject has several keys, and an edit of one does not reach the others; that was tried first.
+
 Its last stage alone is kept, and shipped with the book in half precision, so that every chapter can begin with it.
 """
 
@@ -16,21 +19,22 @@ from kemem.errors import BadInput
 from kemem.studies import checkpoints
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import LAPTOP, Pretraining
+from kemem.studies.setup import WORDS
 from kemem.world import World
 
 SCALES: dict[str, Pretraining] = {
     # float64, so that rounded outputs are the same on every processor
     "smoke": Pretraining(
         LAPTOP.with_(
-            corpus="world:people=20,documents=3000", vocabulary=1024, layers=4, width=48, memories=128, heads=3,
-            length=64, rows=8, steps=1500, learning_rate=6e-3, weight_decay=0.1, dtype="float64",
+            corpus="world:people=20,documents=3000", tokenizer=WORDS, vocabulary=1024, layers=4, width=48,
+            memories=128, heads=3, length=64, rows=8, steps=1500, learning_rate=6e-3, weight_decay=0.1, dtype="float64",
         ),
         stages=(1.0,), held_out=2000, facts=24, prompts=(), written=8,
     ),
     "laptop": Pretraining(
         LAPTOP.with_(
-            corpus="world:people=300,documents=30000", vocabulary=3072, layers=6, width=128, memories=512, heads=4,
-            length=96, rows=16, steps=5000, learning_rate=2e-3, weight_decay=0.1,
+            corpus="world:people=200,documents=20000", tokenizer=WORDS, vocabulary=2048, layers=6, width=128,
+            memories=512, heads=4, length=96, rows=16, steps=3000, learning_rate=2e-3, weight_decay=0.1,
         ),
         stages=(1.0,), prompts=(),
     ),
