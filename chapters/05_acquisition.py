@@ -211,6 +211,11 @@ plot.table(
 )
 
 # %% [markdown]
+# From the early stage to the last one $A$ goes from {result}`real passages.early.A|.0f` to {result}`real passages.last.A|.0f` and $F$ from {result}`real passages.early.F|.0f` to {result}`real passages.last.F|.0f`: both in the paper's direction, the first of them against what our worlds show above. Before one makes
+# much of it: the early model has hardly begun to know its world, answering {result}`real passages.early.P before|.0f` of its questions before and {result}`real passages.early.P after|.0f` after, so it has little to forget. Both end at nearly the same $K$, {result}`real passages.early.K after|.2f` and {result}`real passages.last.K after|.2f`, so $A$ shows the starts here as well, the other
+# way round. And {result}`real passages.last.cut|,.0f` tokens of the passages were cut, as they are longer than this small model's context.
+
+# %% [markdown]
 # ## What holds here
 #
 # The claims: later stages acquire less ({claim}`entropy.5`) and forget more ({claim}`entropy.6`); after learning, those from the middle end best ({claim}`entropy.7`), though before learning later ones were better ({claim}`entropy.8`); entropy goes with

@@ -15,10 +15,12 @@ import pytest
 from kemem import entropy
 from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import acquiring, checkpoints, outcomes, pretraining, realtext, tables
+from kemem.studies import acquiring, checkpoints, outcomes, pretraining, realpassages, realtext, tables
 from kemem.studies.lab import Lab
 from kemem.studies.setup import Setup
 from kemem.world import World
+
+ROOT = Path(__file__).resolve().parents[1]
 
 TINY = Setup(
     corpus="world:people=40,documents=300", vocabulary=512, layers=1, width=16, memories=24, heads=2, length=64, rows=4,
@@ -175,3 +177,32 @@ def test_real_text_and_real_passages_end_to_end(tmp_path, paraphrased, once):
     found = {(r["group"], r["kind"]): r["probes"] for r in row.values["probes"] if r["step"] == 0}
     assert found["all", "all"] == 15 * (paraphrased + once) and found["once", "composition"] == 5 * once
     assert outcomes.knowledge(row, "after") > outcomes.knowledge(row, "before") + 0.05
+
+
+def test_the_recorded_run_on_real_text_is_told_as_its_rows_are(tmp_path):
+    assert realpassages.rows(lab(tmp_path)) == {} and realpassages.results(Store(tmp_path), "smoke") == {}
+    store = Store(tmp_path, ROOT / "records" / "laptop", mode="replay")
+    found = realpassages.rows(Lab("laptop", store, ROOT))
+    told = realpassages.results(store, "laptop")
+    assert list(found) == ["early", "last"] and [row.settings["step"] for row in found.values()] == [
+        200,
+        1000,
+    ]
+    for name, row in found.items():
+        assert row.settings["source"] == acquiring.Published.folder and row.values["passages"] == 130
+        first, last = (
+            next(r["target_mean"] for r in row.values["probes"]
+                 if (r["step"], r["group"], r["kind"]) == (step, "all", "all"))
+            for step in (0, row.values["steps"])
+        )  # fmt: skip
+        before, after = (
+            sum(row.values[when]["tasks"].values()) / len(row.values[when]["tasks"])
+            for when in ("before", "after")
+        )
+        assert told[f"real passages.{name}.A"].value == pytest.approx(100 * (last - first) / -first)
+        assert told[f"real passages.{name}.F"].value == pytest.approx(100 * (before - after) / before)
+        line = next(line for line in realpassages.table(found) if line[0].startswith(name))
+        assert line[1:3] == (f"{first:.2f}", f"{last:.2f}") and line[4:6] == (
+            f"{100 * before:.0f}",
+            f"{100 * after:.0f}",
+        )

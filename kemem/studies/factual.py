@@ -3,7 +3,8 @@
 Its tokens are whole words. With pieces of words a name is cut in other places at the start of a text than inside it, so
 that one subject has several keys, and an edit of one does not reach the others; that was tried first.
 
-Its last stage alone is kept, and shipped with the book in half precision, so that every chapter can begin with it.
+Its last stage alone is kept. That of the smoke scale is shipped in
+half precision, so that whatever begins with it is quick.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
             "K before": (knowledge(row, "before"), "nats"), "K after": (knowledge(row, "after"), "nats"),
             "A": (100 * acquired(row), "%"), "P before": (100 * performance(row, "before"), "%"),
             "P after": (100 * performance(row, "after"), "%"), "passages": (row.values["passages"], ""),
+            "cut": (row.values["lost"], "tokens"),
         }  # fmt: skip
         if (lost := forgot(row)) is not None:
             numbers["F"] = (100 * lost, "%")
