@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import test_cli_edit
+import test_cli_trace
 import zstandard
 from conftest import tiny
 from transformers import OPTConfig, OPTForCausalLM
@@ -453,10 +455,12 @@ def test_every_option_of_every_command_is_in_the_table():
     from kemem.cli import app
 
     free = {"--attention", "--help", "--json", "--corpus"}  # the last two stand in TABLE by other means
+    elsewhere = {"edit": test_cli_edit.TABLE, "trace": test_cli_trace.TABLE}
     commands = get_command(app).commands
-    assert set(commands) == {"acquire", "claims", "entropy", "pretrain", "resuscitate", "run"}
+    assert set(commands) == {"acquire", "claims", "entropy", "pretrain", "resuscitate", "run", *elsewhere}
     for name, command in commands.items():
-        used = " ".join(case for case, _ in TABLE.values() if case.startswith(name)).split()
+        table = elsewhere.get(name) or {k: v for k, v in TABLE.items() if v[0].startswith(name)}
+        used = " ".join(case for case, *_ in table.values()).split()
         for option in (p for p in command.params if p.param_type_name == "option"):
             assert {*option.opts} & {*used, *free}, f"{name} {option.opts[0]}"
 
