@@ -47,6 +47,7 @@ class LowRank(nn.Module):
         self.shift = nn.Parameter(torch.zeros(weights, size))
 
     def forward(self, x: Float[Tensor, "T Z"], weight: int) -> Float[Tensor, "T Z"]:
+        """y of each token, by the scale and shift of weight number `weight`."""
         inner = x @ self.V.T @ self.U.T + self.bias
         return x + (self.scale[weight] * inner + self.shift[weight]).clamp(min=0)
 
@@ -86,6 +87,7 @@ class Transform(nn.Module):
     def forward(
         self, x: Float[Tensor, "T X"], delta: Float[Tensor, "T Y"], weight: int
     ) -> tuple[Float[Tensor, "T X"], Float[Tensor, "T Y"]]:
+        """What takes the place of x and delta of each token, for weight number `weight`."""
         both = torch.cat([x, delta], 1)
         if self.normalise and self.count >= 2:
             deviation = (self.squares / (self.count - 1)).sqrt().to(both)
