@@ -202,7 +202,7 @@ plot.table(
 # ## The authors' passages, on real text
 #
 # All of this is about worlds of ours. Does the protocol run on the paper's own material? A model of the same shape was trained on novels through OLMo's tokenizer, with some text about a world of twenty people so that it can be asked end tasks; then it read PubMed abstracts, with
-# {result}`real passages.last.passages|.0f` of the released passages put in as released. Two stages, one model, a few minutes: enough to see that everything fits together, and which way it goes, and not enough for a verdict. No claim rests on it.
+# {result}`real passages.last.passages|.0f` of the released passages put in as released. Two stages of one small model: enough to see that everything fits together, and which way it goes, and not enough for a verdict. No claim rests on it.
 
 # %% tags=["hide-input"]
 plot.table(
@@ -213,7 +213,7 @@ plot.table(
 # %% [markdown]
 # From the early stage to the last one $A$ goes from {result}`real passages.early.A|.0f` to {result}`real passages.last.A|.0f` and $F$ from {result}`real passages.early.F|.0f` to {result}`real passages.last.F|.0f`: both in the paper's direction, the first of them against what our worlds show above. Before one makes
 # much of it: the early model has hardly begun to know its world, answering {result}`real passages.early.P before|.0f` of its questions before and {result}`real passages.early.P after|.0f` after, so it has little to forget. Both end at nearly the same $K$, {result}`real passages.early.K after|.2f` and {result}`real passages.last.K after|.2f`, so $A$ shows the starts here as well, the other
-# way round. And {result}`real passages.last.cut|,.0f` tokens of the passages were cut, as they are longer than this small model's context.
+# way round. And {result}`real passages.last.cut|,.0f` of the passages were cut, as they are longer than this small model's context.
 
 # %% [markdown]
 # ## What holds here
