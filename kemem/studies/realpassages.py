@@ -1,6 +1,6 @@
 """Chapter 05: the authors' own passages, learnt from PubMed abstracts by a model of novels, from two of its stages.
 
-Small, and one model: that the protocol runs on real text as on ours, and what it then measures. A tenth of the text is
+Small, and one model: that the protocol runs on real text as on ours, and what it then measures. Some of the text is
 about a small world, whose facts are the end tasks. Rows are recorded, since few readers have the files.
 """
 
