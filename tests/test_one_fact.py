@@ -20,7 +20,7 @@ from kemem.editing.finetune import FineTune
 from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.runs import Row, Store
-from kemem.studies import association, factual, one_target, single_edits
+from kemem.studies import association, bench, factual, one_target, single_edits
 from kemem.studies.lab import Lab, Result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,12 +39,13 @@ STUDIES = (association, single_edits, one_target)
 @pytest.fixture(scope="module")
 def opened():
     """The lab's model with its moments and prefixes, which no test may change."""
-    return single_edits.opened(Lab("smoke", Store(ROOT / "nowhere"), ROOT), EDITS)
+    lab = Lab("smoke", Store(ROOT / "nowhere"), ROOT)
+    return bench.opened(lab, EDITS.model, EDITS.layers, texts=EDITS.texts, dtype=EDITS.dtype, seed=EDITS.seed)
 
 
 @pytest.fixture(scope="module")
 def requests(opened):
-    return single_edits.known(opened, "reported", 12, 3)[0]
+    return bench.known(opened, "reported", 12, 3)[0]
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +146,10 @@ def test_a_known_fact_is_one_that_the_model_says(opened, requests):
             ids = [*ids, token]
         else:
             kept.append(r)
-    found, count = single_edits.known(opened, "reported", 12, 2)
+    found, count = bench.known(opened, "reported", 12, 2)
     assert found == kept[:2] and count == len(kept) and requests == kept[:3]
     with pytest.raises(BadInput, match=rf"99 reported facts that the model knows; got {count} of 12"):
-        single_edits.known(opened, "reported", 12, 99)
+        bench.known(opened, "reported", 12, 99)
 
 
 # ---------------------------------------------------------------------- single edits
@@ -205,7 +206,7 @@ def test_the_best_trial():
 
 
 def test_facts_for_trials_are_not_reported(opened):
-    parts = [single_edits.known(opened, part, 12, 2)[0] for part in ("tuning", "reported")]
+    parts = [bench.known(opened, part, 12, 2)[0] for part in ("tuning", "reported")]
     tuning, reported = ({(r.subject, r.relation) for r in part} for part in parts)
     assert not tuning & reported
 

@@ -24,8 +24,9 @@ from kemem.memory import Memories
 from kemem.runs import Row, Store
 from kemem.studies import factual, single_edits
 from kemem.studies.association import VANISHING, relative, shrinkage, told
+from kemem.studies.bench import Bench, known, opened
 from kemem.studies.lab import Lab, Result
-from kemem.studies.single_edits import Bench, Edits, context_keys, known, maker, opened
+from kemem.studies.single_edits import Edits, context_keys, maker
 
 STUDY, VERSION = "one_target", 1
 CHAPTER = "12_one_fact"
@@ -59,7 +60,9 @@ def run(lab: Lab, s: Target) -> Row:
     """The row: a search step by step, what is said before and after, keys over contexts; and what claims 18, 19 ask."""
 
     def compute(_: dict[str, Any]) -> dict[str, Any]:
-        at = opened(lab, s.edits)
+        at = opened(
+            lab, s.edits.model, s.edits.layers, texts=s.edits.texts, dtype=s.edits.dtype, seed=s.edits.seed
+        )
         layer = s.edits.layers[-1]
         requests, _count = known(at, "reported", s.edits.asked[1], s.requests, seed=s.seed)
         r, memories = requests[s.fact], Memories(at.model)

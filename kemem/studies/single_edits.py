@@ -9,29 +9,28 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from kemem import editing, models
-from kemem.editing import MEMIT, ROME, Edit, Judge, Moments, Request, Search
+from kemem.editing import MEMIT, ROME, Edit, Judge, Request, Search
 from kemem.editing.edit import value_deltas
 from kemem.editing.finetune import FineTune
 from kemem.editing.prompts import Contexts, shares
 from kemem.editing.rome import KEYS
 from kemem.editing.scores import Scores
 from kemem.editing.stepping import Beginning
-from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.runs import Row, Store
 from kemem.studies import factual
 from kemem.studies.association import told
+from kemem.studies.bench import Bench, known, opened
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.world import World
 
 STUDY, VERSION = "single_edits", 1
 CHAPTER = "12_one_fact"
@@ -73,40 +72,6 @@ def settings(scale: str, *, seed: int = 0, facts: int | None = None, dtype: str 
     """facts: how many are reported on, where the scale's number is not wanted."""
     found = Edits(factual.settings(scale, seed=seed), dtype=dtype, seed=seed, **SIZES.get(scale, {}))
     return found if facts is None else replace(found, facts=(found.facts[0], facts))
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all edits of a row share."""
-
-    model: nn.Module
-    tok: Any
-    world: World
-    templates: tuple[str, ...]
-    moments: Moments
-    targets: dict[Any, tuple[Tensor, float]] = field(default_factory=dict)
-    """Target vectors found so far, with the seconds that took: they depend on no setting of what follows."""
-
-
-def opened(lab: Lab, s: Edits) -> Bench:
-    """The model, contexts of its own, and the second moments of its keys on its world's documents."""
-    model, tok = factual.model(lab, s.model, dtype=s.dtype)
-    world = factual.world(s.model)
-    rows = editing.text_rows(tok, world.documents(s.texts), s.texts, s.model.setup.length)
-    moments = editing.key_moments(model, rows, s.layers)
-    return Bench(model, tok, world, editing.sampled(model, tok, seed=s.seed), moments)
-
-
-def known(at: Bench, part: str, asked: int, wanted: int, *, seed: int = 0) -> tuple[list[Request], int]:
-    """The first `wanted` requests whose fact the model says by itself, unedited; and of how many it does."""
-    found = editing.requests(at.world.counterfact(asked, seed, part=part))
-    said = editing.generated_success(at.model, at.tok, [replace(r, new=r.true) for r in found])
-    kept = [r for r, says in zip(found, said, strict=True) if says and r.neighbours and r.paraphrases]
-    if len(kept) < wanted:
-        raise BadInput(
-            f"expected {wanted} {part} facts that the model knows; got {len(kept)} of {asked}; ask for fewer."
-        )
-    return kept[:wanted], len(kept)
 
 
 def trials(s: Edits) -> dict[str, dict[float, Editor]]:
@@ -160,7 +125,7 @@ def run(lab: Lab, s: Edits) -> Row:
     """The row: every trial on tuning facts, the chosen ones on reported facts, and the two defects switched."""
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
-        at = opened(lab, s)
+        at = opened(lab, s.model, s.layers, texts=s.texts, dtype=s.dtype, seed=s.seed)
         provenance["moments"] = {"tokens": at.moments.tokens}
         (tuning, first), (reported, second) = (
             known(at, part, *counts, seed=s.seed)

@@ -21,10 +21,10 @@ class Population:
     """Entities from three numbers. Names of people, cities, companies and books are pairs of words.
 
     The trained names use every word of the pairs, so that a held-out or fictional name is a new pair of
-    words that a model has met.
+    words that a model has met. shared: the number of fictional casts for which the fewest words will do.
     """
 
-    def __init__(self, people: int, held_out: int, seed: int):
+    def __init__(self, people: int, held_out: int, seed: int, *, shared: int | None = None):
         self.seed = seed
         countries = min(12, max(4, people // 25))
         self.counts = {
@@ -37,9 +37,16 @@ class Population:
         self.forms: dict[str, str] = {}  # lemma -> form of the invented nouns and verbs
         words = names.Words(Draws(seed, "words"), english())
         self._single = self._singles(words)
-        count = self.counts
+        if shared is None:
+            self._pairs = self._many(words)
+        else:
+            self._pairs = {type_: self._few(words, type_, shared) for type_ in CAST}
+
+    def _many(self, words: names.Words) -> dict[str, tuple[list[str], list[str]]]:
+        """The words of the pairs, in proportion to the names: most of the first ones stand in one or two."""
+        people, count = self.counts["person"], self.counts
         titles, companies = count["work"], count["company"]
-        self._pairs = {
+        return {
             "person": (words.names("given", max(12, people * 4 // 10)),
                        words.names("family", max(16, people * 9 // 10))),
             "city": (words.names("city", max(10, 3 * count["city"] // 4)), names.SECOND["city"]),
@@ -47,6 +54,21 @@ class Population:
             "work": (names.TITLE_FIRST[: max(6, titles // 2)],
                      names.TITLE_SECOND[: max(8, titles * 6 // 10)]),
         }  # fmt: skip
+
+    def _few(self, words: names.Words, type_: str, casts: int) -> tuple[list[str], list[str]]:
+        """As few words as the names of a type need: several names have either word of one in common."""
+        wanted = self.counts[type_] + self.spare[type_] + CAST[type_] * casts
+        first = len(names.TITLE_FIRST) if type_ == "work" else wanted
+        second = {"work": len(names.TITLE_SECOND), "person": wanted}.get(type_) or len(names.SECOND[type_])
+        side = 2
+        while names.capacity(range(min(side, first)), range(min(side, second))) < wanted and side < wanted:
+            side += 1
+        first, second = min(side, first), min(side, second)
+        if type_ == "person":
+            return words.names("given", first), words.names("family", second)
+        if type_ == "work":
+            return list(names.TITLE_FIRST[:first]), list(names.TITLE_SECOND[:second])
+        return words.names(type_, first), list(names.SECOND[type_][:second])
 
     def _singles(self, words: names.Words) -> dict[str, list[str]]:
         """Entities named by one word."""

@@ -82,7 +82,7 @@ def _telling(writer: str, facts: list[Fact], said: dict[Fact, int], draws: Draws
 
 
 def counterfact(
-    world: GroundTruth, count: int, seed: int, relation: str | None, kind: str | None, part: str | None
+    world: GroundTruth, count: int | None, seed: int, relation: str | None, kind: str | None, part: str | None
 ) -> list[Record]:
     """Schema of CounterFact: a trained fact and another object that is to take its place."""
     facts = _drawn(world, world.facts(relation=relation, kind=kind, part=part), "counterfact", seed)
@@ -144,7 +144,7 @@ def _generation(world: GroundTruth, fact: Fact, draws: Draws) -> list[str]:
     return [draws.choice(stems) for _ in range(NEAR)]
 
 
-def zsre(world: GroundTruth, count: int, seed: int, split: str, part: str | None) -> list[Record]:
+def zsre(world: GroundTruth, count: int | None, seed: int, split: str, part: str | None) -> list[Record]:
     """Schema of zsRE as MEND and ROME read it: questions, with an unrelated one to be left alone."""
     others = world.facts()
     records = (
@@ -194,8 +194,8 @@ def _drawn(world: GroundTruth, facts: list[Fact], name: str, seed: int) -> list[
     return Draws(world.seed, name, seed).shuffled(facts)
 
 
-def _first(count: int, records: Iterator[Record], number: str | None, name: str) -> list[Record]:
-    """The first records, numbered: a longer list begins with the shorter one."""
+def _first(count: int | None, records: Iterator[Record], number: str | None, name: str) -> list[Record]:
+    """The first records, numbered, or all there are: a longer list begins with the shorter one."""
     found: list[Record] = []
     for record in records:
         if len(found) == count:
@@ -203,7 +203,7 @@ def _first(count: int, records: Iterator[Record], number: str | None, name: str)
         found.append(record)
         if number:
             record[number] = len(found) - 1
-    if len(found) < count:
+    if count is not None and len(found) < count:
         raise BadInput(f"{name}: this world has {len(found)} such records; got count={count}; ask for fewer.")
     return found
 

@@ -20,11 +20,13 @@ class World(GroundTruth):
     zipf: an entity of rank r is the subject of a document with probability proportional to 1 / r^zipf.
     held_out: further people whom no document names (default: a fifth), with other entities in proportion.
     fictional: casts of fictional passages (default: 130, fewer in small worlds), named by no document.
+    shared_names: 1: names of people, cities, companies and books are of so few words that neither word of one tells
+    whose it is; 0 (default): many words stand in one name alone.
     """
 
     def __init__(
         self, people: int = 200, seed: int = 0, *, zipf: float | int = 0.6, held_out: int | None = None,
-        fictional: int | None = None,
+        fictional: int | None = None, shared_names: int = 0,
     ):  # fmt: skip
         self.people = whole("people", people, SMALLEST, LARGEST)
         whole("seed", seed, 0)
@@ -34,7 +36,9 @@ class World(GroundTruth):
         if isinstance(zipf, bool) or not isinstance(zipf, int | float) or not 0 <= zipf <= 4:
             raise BadInput(f"zipf must be an exponent from 0 to 4; got {zipf!r}; 0.6 is the default.")
         self.zipf = float(zipf)
-        population = Population(people, self.held_out, seed)
+        self.shared_names = whole("shared_names", shared_names, 0, 1)
+        casts = min(130, people) if fictional is None else whole("fictional", fictional, 0)
+        population = Population(people, self.held_out, seed, shared=casts if shared_names else None)
         room = population.room
         self.fictional = (
             min(130, people, room) if fictional is None else whole("fictional", fictional, 0, room)
@@ -44,7 +48,7 @@ class World(GroundTruth):
     def __repr__(self) -> str:
         return (
             f"World(people={self.people}, seed={self.seed}, zipf={self.zipf}, held_out={self.held_out}, "
-            f"fictional={self.fictional})"
+            f"fictional={self.fictional}{', shared_names=1' if self.shared_names else ''})"
         )
 
     # How often, and in which words
@@ -116,15 +120,21 @@ class World(GroundTruth):
         )
 
     def counterfact(
-        self, count: int, seed: int = 0, *, relation: str | None = None, kind: str | None = None,
+        self, count: int | None, seed: int = 0, *, relation: str | None = None, kind: str | None = None,
         part: str | None = None,
     ) -> list[dict]:  # fmt: skip
-        return records.counterfact(self, whole("count", count, 0), seed, relation, kind, part)
+        """Requests in the schema of CounterFact; count: None for all there are."""
+        return records.counterfact(self, _number(count), seed, relation, kind, part)
 
     def zsre(
-        self, count: int, seed: int = 0, *, split: str = "trained", part: str | None = None
+        self, count: int | None, seed: int = 0, *, split: str = "trained", part: str | None = None
     ) -> list[dict]:
-        return records.zsre(self, whole("count", count, 0), seed, split, part)
+        """Questions in the schema of zsRE; count: None for all there are."""
+        return records.zsre(self, _number(count), seed, split, part)
 
     def known_facts(self, count: int, seed: int = 0, *, part: str | None = None) -> list[dict]:
         return records.known_facts(self, whole("count", count, 0), seed, part)
+
+
+def _number(count: int | None) -> int | None:
+    return None if count is None else whole("count", count, 0)

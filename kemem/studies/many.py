@@ -1,0 +1,247 @@
+"""Chapters 13 and 14, many edits at once: one editor, one count of requests, one draw of facts; a row each.
+
+The facts are cut into blocks of `count`; each block is written into the unedited model and scored, then all is put
+back, as in section 5.2 of Meng et al. 2023. What the model said before is scored on the same requests.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kemem import editing, evaluation, models
+from kemem.editing import EMMET, MEMIT, AlphaEdit, Edit, Judge, Request
+from kemem.editing.scores import SUCCESS, TOKENS, Scores
+from kemem.errors import BadInput
+from kemem.memory import Memories
+from kemem.runs import Row
+from kemem.studies import bench, methods
+from kemem.studies.bench import Bench
+from kemem.studies.lab import Lab
+from kemem.studies.methods import METHODS, Editor, Trained
+from kemem.studies.pretraining import Pretraining
+from kemem.studies.setup import blocks
+from kemem.world import World
+
+STUDY, VERSION = "many_edits", 1
+RECORDS = ("counterfact", "zsre")
+NONE = "none"  # the method that writes nothing
+SHOWN = (*SUCCESS, "NS+", "EM", "PM", "NM", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc", *TOKENS)
+
+
+@dataclass(frozen=True)
+class Many:
+    """`blocks` blocks of `count` facts, written by one editor with its setting at `value`."""
+
+    model: Pretraining
+    method: str
+    value: float
+    count: int
+    layers: tuple[int, ...]
+    blocks: int = 1
+    part: str = "reported"
+    records: str = "counterfact"
+    """zsre: questions on entities the model has not read of; counterfact: facts that it knows."""
+    relations: tuple[str, ...] = ()
+    """Those that facts are taken from, as many from each; empty: all."""
+    written: int = 0
+    """Requests, the first ones, after which texts are generated before and after."""
+    asked: int = 1200
+    """Facts at most that the model is asked, to find those it knows."""
+    texts: int = 2000
+    mend: Trained | None = None
+    dtype: str | None = None
+    seed: int = 0
+    """Of the draw of facts and of the model's own prefixes."""
+
+    def __post_init__(self) -> None:
+        known = (NONE, *METHODS)
+        if self.method not in known:
+            raise BadInput(f"expected a method, one of {', '.join(known)}; got {self.method!r}; choose one.")
+        if self.records not in RECORDS:
+            raise BadInput(f"expected records of {' or '.join(RECORDS)}; got {self.records!r}; choose one.")
+        if self.count < 1 or self.blocks < 1:
+            raise BadInput(f"expected facts and blocks; got {self.count} in {self.blocks} blocks; give more.")
+
+
+@dataclass
+class Benches:
+    """Benches by what they depend on, opened once for the rows of a sweep, and what is found once for the facts."""
+
+    lab: Lab
+    kept: dict[Any, Bench] = field(default_factory=dict)
+    facts: dict[Any, list[Request]] = field(default_factory=dict)
+
+    def at(self, s: Many) -> Bench:
+        key = (s.model, s.texts, s.dtype, s.seed)
+        layers = tuple(range(s.model.setup.layers))
+        if key not in self.kept:
+            self.kept[key] = bench.opened(
+                self.lab, s.model, layers, texts=s.texts, dtype=s.dtype, seed=s.seed
+            )
+        return self.kept[key]
+
+    def requests(self, s: Many) -> list[Request]:
+        """The row's requests, `blocks` times `count` of them; a larger number begins with a smaller one."""
+        at = self.at(s)
+        wanted = s.count * s.blocks
+        key = (s.model, s.part, s.records, s.relations, s.asked, s.seed)
+        if key not in self.facts:
+            self.facts[key] = zsre(at, s) if s.records == "zsre" else counterfact(at, s)
+        found = self.facts[key]
+        if len(found) < wanted:
+            raise BadInput(
+                f"expected {wanted} {s.part} facts to edit; got {len(found)}, all that the model knows; ask for fewer."
+            )
+        return found[:wanted]
+
+
+def counterfact(at: Bench, s: Many) -> list[Request]:
+    """Known facts, of all relations in a drawn order, or of the given ones by turns."""
+    each = [
+        bench.said(at, editing.requests(at.world.counterfact(None, s.seed, part=s.part, relation=relation)))
+        for relation in s.relations or (None,)
+    ]
+    found = [r for turn in zip(*each, strict=False) for r in turn]
+    return [replace(r, case_id=number) for number, r in enumerate(found)]
+
+
+def zsre(at: Bench, s: Many) -> list[Request]:
+    """Questions on entities that no document of the model named; their answers are true, and new to it."""
+    found = editing.requests(at.world.zsre(None, s.seed, split="held_out"))
+    found = editing.without_conflicts(found, keep="first")
+    if s.relations:
+        raise BadInput("expected questions of all relations; got some named; leave them out.")
+    return [replace(r, case_id=number) for number, r in enumerate(found)]
+
+
+def run(benches: Benches, s: Many) -> Row:
+    """The row: scores before and after of all facts together and by relation, what else an edit moves, and seconds."""
+    lab = benches.lab
+
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        at, requests = benches.at(s), benches.requests(s)
+        provenance["moments"] = {"tokens": at.moments.tokens}
+        editor = None if s.method == NONE else methods.made(lab, at, s.method, s.value, s.layers, s.mend)
+        ordinary = blocks(lab, s.model.setup, s.model.setup.corpus, "test", limit=s.model.held_out)
+        before, after = Found(), Found()
+        norms: dict[str, float] = defaultdict(float)
+        seconds: dict[str, float] = defaultdict(float)
+        for number in range(s.blocks):
+            own = requests[number * s.count : (number + 1) * s.count]
+            judge = Judge(at.tok, own, prefixed=s.records == "counterfact")
+            before.add(own, judge(at.model))
+            edit = Edit({}) if editor is None else write(at, s.method, editor, own)
+            for name, size in edit.norms.items():
+                norms[name] += size / s.blocks
+            for phase, spent in edit.seconds.items():
+                seconds[phase] += spent
+            with edit.applied(at.model):
+                after.add(own, judge(at.model))
+                if number == 0:
+                    after.nats = evaluation.loss(at.model, ordinary)
+                    after.texts = texts(at, own[: s.written])
+            if number == 0:
+                before.nats = evaluation.loss(at.model, ordinary)
+                before.texts = texts(at, own[: s.written])
+            if lab.progress is not None:
+                lab.progress(number + 1, s.blocks, f"{s.method}, {s.count} facts")
+        weights = dict(at.model.named_parameters())
+        whole = math.hypot(*(weights[name].detach().double().norm().item() for name in norms), 0.0)
+        return {
+            "facts": len(requests), "before": before.told(), "after": after.told(), "norms": dict(norms),
+            "norm": math.hypot(*norms.values(), 0.0) / whole if whole else 0.0, "seconds": dict(seconds),
+        }  # fmt: skip
+
+    return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
+
+
+def write(at: Bench, name: str, editor: Editor, requests: Sequence[Request]) -> Edit:
+    """One block's edit: at once, or where the editor takes one request, one after another."""
+    if METHODS[name].one_by_one:
+        return editing.in_batches(editor, at.model, at.tok, requests, at.moments, 1, templates=at.templates)
+    if isinstance(editor, MEMIT | EMMET | AlphaEdit):
+        z, seconds = targets(at, editor, requests)
+        edit = editor(at.model, at.tok, requests, at.moments, templates=at.templates, targets=z)
+        return replace(edit, seconds={**edit.seconds, "values": seconds})
+    return editor(at.model, at.tok, requests, at.moments, templates=at.templates)
+
+
+def targets(
+    at: Bench, editor: MEMIT | EMMET | AlphaEdit, requests: Sequence[Request]
+) -> tuple[Tensor, float]:
+    """Target vectors of these requests, those found before not again, and the seconds that all of them took."""
+    keys = [(replace(r, case_id=0), editor.layers[-1], editor.search) for r in requests]
+    fresh = {key: r for key, r in zip(keys, requests, strict=True) if key not in at.targets}
+    if fresh:
+        of = editing.contexts(at.tok, list(fresh.values()), at.templates)
+        start = time.perf_counter()
+        found = editing.values(Memories(at.model), of, editor.layers[-1], editor.search)
+        each = (time.perf_counter() - start) / len(fresh)
+        at.targets.update({key: (z, each) for key, z in zip(fresh, found.z, strict=True)})
+    both = [at.targets[key] for key in keys]
+    return torch.stack([z for z, _ in both]), math.fsum(seconds for _, seconds in both)
+
+
+def texts(at: Bench, requests: Sequence[Request]) -> dict[str, Any] | None:
+    """GE and RS of what the model writes now, on the subjects of these requests; None where none are asked for."""
+    if not requests:
+        return None
+    return editing.generate(at.model, at.tok, requests, references=references(at.world, requests)).summary()
+
+
+def references(world: World, requests: Sequence[Request]) -> dict[tuple[str, str], list[str]]:
+    """What is told of others of whom the new object is true: of each relation and object up to four passages."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for r in requests:
+        fact = world.fact(r.subject, r.relation or "")
+        if fact is not None and (r.relation, r.new) not in found:
+            near = world.neighbours(fact, r.new)[:4]
+            found[fact.relation, r.new] = [text for f in near for text in world.passages(f.subject)]
+    return found
+
+
+@dataclass
+class Found:
+    """Scores of all blocks, in the order of their requests; text as it is after the first."""
+
+    requests: list[Request] = field(default_factory=list)
+    values: dict[str, list[float | None]] = field(default_factory=lambda: defaultdict(list))
+    nats: float | None = None
+    texts: dict[str, Any] | None = None
+
+    def add(self, requests: Sequence[Request], scores: Scores) -> None:
+        self.requests += requests
+        for name, own in scores.values.items():
+            self.values[name] += own
+
+    def told(self) -> dict[str, Any]:
+        """Averages with intervals, the same by relation, nats a token of ordinary text, GE and RS."""
+        whole = self._scores(range(len(self.requests))).summary()
+        by: dict[str, list[int]] = defaultdict(list)
+        for number, r in enumerate(self.requests):
+            by[r.relation or ""].append(number)
+        relations = {}
+        for name, numbers in sorted(by.items()):
+            own = self._scores(numbers)
+            relations[name] = {
+                "facts": len(numbers),
+                "S": own.S,
+                **{score: own.mean(score) for score in SUCCESS},
+            }
+        return {
+            "S": whole["S"], "S_tokens": whole["S_tokens"], **{name: whole[name] for name in SHOWN},
+            "interval": {name: whole["interval"].get(name) for name in SHOWN}, "relations": relations,
+            "nats": self.nats, "texts": self.texts,
+        }  # fmt: skip
+
+    def _scores(self, numbers: Sequence[int]) -> Scores:
+        values = {name: tuple(own[i] for i in numbers) for name, own in self.values.items()}
+        return Scores(tuple(self.requests[i].case_id for i in numbers), values)
