@@ -631,6 +631,45 @@ def test_documents_of_every_world_are_prefixes(people, seed, count, more):
     assert world.documents(count + more)[:count] == World(people, seed).documents(count)
 
 
+# Names that share their words
+
+
+def named(world: World, type_: str, *splits: str) -> list[tuple[str, str]]:
+    names = [n for n, e in world.entities.items() if e.type == type_ and e.split in (splits or SPLITS)]
+    return [(first, last) for *_, first, last in (name.split() for name in names)]
+
+
+@pytest.mark.parametrize("type_", ["person", "city", "company", "work"])
+@pytest.mark.parametrize("people, casts", [(20, 0), (60, None)])
+def test_shared_names(type_, people, casts):
+    one, two = (World(people, seed=5, fictional=casts, shared_names=k) for k in (1, 2))
+    trained = named(one, type_, "trained")
+    assert len({last for _, last in trained}) == len(trained)  # the last word alone tells whose it is
+    assert len({first for first, _ in named(one, type_)}) <= 12
+    assert {last for _, last in named(one, type_)} == {last for _, last in trained}  # others are of known words
+    several = named(two, type_)
+    for place in (0, 1):
+        assert len(several) / len({pair[place] for pair in several}) > 1.4
+    for world in (one, two):
+        assert len(set(named(world, type_))) == len(named(world, type_))
+        assert {word for pair in named(world, type_) for word in pair} <= set(world.vocabulary())
+
+
+def test_shared_names_leave_other_worlds_alone(world):
+    same = World(60, seed=3, shared_names=0)
+    assert same.documents(20) == world.documents(20) and "shared" not in repr(same)
+    assert repr(World(20, shared_names=2)).endswith("shared_names=2)")
+
+
+def test_all_records_there_are(world):
+    """Without a number, as many as with the largest one that is not refused."""
+    everyone = world.counterfact(None, relation="born_in")
+    assert world.counterfact(len(everyone), relation="born_in") == everyone
+    with pytest.raises(BadInput, match=f"this world has {len(everyone)} such records"):
+        world.counterfact(len(everyone) + 1, relation="born_in")
+    assert len(world.zsre(None, split="held_out")) == len(world.facts("held_out"))
+
+
 # Refusals
 
 
@@ -643,6 +682,7 @@ def test_documents_of_every_world_are_prefixes(people, seed, count, more):
         (lambda w: World(40, zipf=float("nan")), "zipf must be an exponent"),
         (lambda w: World(40, held_out=3), "held_out must be a whole number, from 4 to 40; got 3."),
         (lambda w: World(40, fictional=9999), "fictional must be a whole number, from 0 to"),
+        (lambda w: World(40, shared_names=3), "shared_names must be a whole number, from 0 to 2; got 3."),
         (lambda w: w.documents(-1), "count must be a whole number, 0 or more; got -1."),
         (lambda w: w.documents(3, within="Atlantis"), "unknown within 'Atlantis'; known: "),
         (lambda w: w.facts("test"), "unknown split 'test'; known: trained, held_out, fictional."),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from filelock import FileLock
 
 from kemem import editing
 from kemem.editing import EMMET, MEMIT, MEND, PMET, ROME, AlphaEdit, Edit, FineTune, Moments, Networks, Search
+from kemem.errors import BadInput
 from kemem.runs import digest
 from kemem.studies.bench import Bench
 from kemem.studies.lab import Lab
@@ -26,34 +27,42 @@ class Method:
 
     setting: str
     values: tuple[float, ...]
-    make: Callable[[tuple[int, ...], float, Moments], Editor] | None
+    make: Callable[[tuple[int, ...], float, Moments, Search], Editor] | None
     one_by_one: bool = False
     """Published for one request: the next is written into the model as those before have left it."""
 
 
 def _rome(key: str) -> Callable[..., Editor]:
-    return lambda layers, x, _: ROME(layers[-1], Search(steps=20, clamp=x), key)
+    return lambda layers, x, *_: ROME(layers[-1], Search(steps=20, clamp=x), key)
 
 
-WEIGHTS = (3.0, 10.0, 30.0, 100.0)
-CLAMPS = (0.75, 1.5, 3.0, 6.0)
-RATES = (5e-4, 1e-3, 2e-3, 5e-3)
+WEIGHTS = (10.0, 30.0, 100.0, 300.0)
+CLAMPS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 METHODS: dict[str, Method] = {
-    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _: MEMIT(layers, x)),
-    "PMET": Method("weight", WEIGHTS, lambda layers, x, _: PMET(layers, x)),
-    "EMMET": Method("weight", WEIGHTS, lambda layers, x, _: EMMET(layers, x)),
+    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search)),
+    "PMET": Method("weight", WEIGHTS, lambda layers, x, _, search: PMET(layers, x, own(search))),
+    "EMMET": Method("weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search)),
     "AlphaEdit": Method(
-        "ridge", (0.1, 0.3, 1.0, 3.0), lambda layers, x, moments: AlphaEdit(layers, free(moments, layers), x)
+        "ridge", (0.1, 1.0, 10.0, 100.0),
+        lambda layers, x, moments, search: AlphaEdit(layers, free(moments, layers), x, search),
     ),
     "ROME": Method("clamp", CLAMPS, _rome("as_released"), one_by_one=True),
     "r-ROME": Method("clamp", CLAMPS, _rome("averaged"), one_by_one=True),
-    "FT": Method("rate", RATES, lambda layers, x, _: FineTune.ft(layers[-1], rate=x)),
-    "FT-L": Method("radius", (5e-3, 1e-2, 2e-2, 4e-2), lambda layers, x, _: FineTune.ft_l(layers[-1], x, rate=x)),
-    "FT-W": Method("rate", RATES, lambda layers, x, _: FineTune.ft_w(layers[-1], rate=x)),
-    "FT-M": Method("rate", RATES, lambda layers, x, _: FineTune.ft_m(layers[-1], rate=x)),
-    "MEND": Method("network rate", (1e-5, 1e-4, 1e-3, 1e-2), None),
+    "FT": Method("rate", RATES, lambda layers, x, *_: FineTune.ft(layers[-1], rate=x)),
+    "FT-L": Method("radius", tuple(10 * x for x in RATES), lambda layers, x, *_: FineTune.ft_l(layers[-1], x, rate=x)),
+    "FT-W": Method("rate", RATES, lambda layers, x, *_: FineTune.ft_w(layers[-1], rate=x)),
+    "FT-M": Method("rate", RATES, lambda layers, x, *_: FineTune.ft_m(layers[-1], rate=x)),
+    "MEND": Method("network rate", (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), None),
 }  # fmt: skip
-"""Of each the same number of values. MEND's networks are trained for it: its setting is how fast they learn."""
+"""Of those that set targets in the stream four values, beside four clamps of their targets (chapter 13); of every
+other eight. MEND's networks are trained for it: its setting is how fast they learn."""
+TARGET_CLAMPS = (0.75, 1.0, 1.5, 2.0)
+
+
+def own(search: Search) -> Search:
+    """PMET's search, its targets clamped as MEMIT's are."""
+    return replace(PMET((1,)).search, clamp=search.clamp)
 
 
 def free(moments: Moments, layers: Sequence[int]) -> float:
@@ -99,11 +108,13 @@ def networks(lab: Lab, at: Bench, s: Trained) -> Networks:
 
 
 def made(
-    lab: Lab, at: Bench, name: str, value: float, layers: tuple[int, ...], of: Trained | None = None
-) -> Editor:
-    """The editor of this name with its setting at a value. of: how MEND's networks are trained."""
+    lab: Lab, at: Bench, name: str, value: float, layers: tuple[int, ...], *, clamp: float = 1.0,
+    of: Trained | None = None,
+) -> Editor:  # fmt: skip
+    """The editor of this name with its setting at a value. clamp: of targets; of: how MEND's networks are trained."""
     method = METHODS[name]
     if method.make is None:
-        assert of is not None
+        if of is None:
+            raise BadInput("expected how MEND's networks are trained; got nothing; give `Trained` settings.")
         return MEND(networks(lab, at, of))
-    return method.make(layers, value, at.moments)
+    return method.make(layers, value, at.moments, Search(clamp=clamp))

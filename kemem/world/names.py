@@ -25,6 +25,7 @@ ENDINGS = {
     "language": each("ish ese ic"),
     "currency": each("ar in ola"),
     "dish": each("elle otto eki ush"),
+    "work": each("ora il une ask"),
     "noun": each("ig op ut eb"),
     "verb": each("ick ump ob aff"),
 }
@@ -33,6 +34,15 @@ ENDINGS = {
 SECOND = {
     "city": each("Bay Falls Hill Bridge Harbour Cross Wells Gate Ridge Ferry"),
     "company": each("Group House Works Brothers Union Trust Partners Limited Stores Line"),
+}
+
+# The first word of a name whose second one is invented.
+SHARED_FIRST = {
+    "city": each("New Old Upper Lower Great Little North South East West Port Fort"),
+    "company": each(
+        "First United Royal General Modern Northern Eastern Global Central National Western Allied"
+    ),
+    "work": each("Silver Broken Silent Golden Hidden Distant Burning Frozen Crooked Empty Gentle Hollow"),
 }
 
 TITLE_FIRST = each(
@@ -107,7 +117,7 @@ class Words:
                 return lemma, form
 
 
-def capacity(firsts: Sequence[str], seconds: Sequence[str]) -> int:
+def capacity(firsts: Sequence[object], seconds: Sequence[object]) -> int:
     """How many pairs may be asked for: drawn by rejection, a quarter of them stays free."""
     return len(firsts) * len(seconds) * 3 // 4
 

@@ -21,10 +21,11 @@ class Population:
     """Entities from three numbers. Names of people, cities, companies and books are pairs of words.
 
     The trained names use every word of the pairs, so that a held-out or fictional name is a new pair of
-    words that a model has met. shared: the number of fictional casts for which the fewest words will do.
+    words that a model has met. shared: how many words of a pair stand in several names, see `World`, for so many
+    fictional casts as `casts` says.
     """
 
-    def __init__(self, people: int, held_out: int, seed: int, *, shared: int | None = None):
+    def __init__(self, people: int, held_out: int, seed: int, *, shared: int = 0, casts: int = 0):
         self.seed = seed
         countries = min(12, max(4, people // 25))
         self.counts = {
@@ -35,12 +36,16 @@ class Population:
         }  # fmt: skip
         self.spare = {type_: max(LEAST, n * held_out // people) for type_, n in self.counts.items()}
         self.forms: dict[str, str] = {}  # lemma -> form of the invented nouns and verbs
-        words = names.Words(Draws(seed, "words"), english())
+        taken = set().union(*names.SHARED_FIRST.values()) if shared == 1 else set()
+        words = names.Words(Draws(seed, "words"), english() | taken)
         self._single = self._singles(words)
-        if shared is None:
-            self._pairs = self._many(words)
+        if shared:
+            self._pairs = {
+                type_: self._few(words, type_, casts) if shared == 2 else self._own(words, type_)
+                for type_ in CAST
+            }
         else:
-            self._pairs = {type_: self._few(words, type_, shared) for type_ in CAST}
+            self._pairs = self._many(words)
 
     def _many(self, words: names.Words) -> dict[str, tuple[list[str], list[str]]]:
         """The words of the pairs, in proportion to the names: most of the first ones stand in one or two."""
@@ -69,6 +74,13 @@ class Population:
         if type_ == "work":
             return list(names.TITLE_FIRST[:first]), list(names.TITLE_SECOND[:second])
         return words.names(type_, first), list(names.SECOND[type_][:second])
+
+    def _own(self, words: names.Words, type_: str) -> tuple[list[str], list[str]]:
+        """First words that many names of a type have in common; of trained names each has a last word of its own."""
+        count = self.counts[type_]
+        if type_ == "person":
+            return words.names("given", len(names.SHARED_FIRST["city"])), words.names("family", count)
+        return list(names.SHARED_FIRST[type_]), words.names(type_, count)
 
     def _singles(self, words: names.Words) -> dict[str, list[str]]:
         """Entities named by one word."""

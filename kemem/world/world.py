@@ -20,8 +20,8 @@ class World(GroundTruth):
     zipf: an entity of rank r is the subject of a document with probability proportional to 1 / r^zipf.
     held_out: further people whom no document names (default: a fifth), with other entities in proportion.
     fictional: casts of fictional passages (default: 130, fewer in small worlds), named by no document.
-    shared_names: 1: names of people, cities, companies and books are of so few words that neither word of one tells
-    whose it is; 0 (default): many words stand in one name alone.
+    shared_names: of the two words of the name of a person, city, company or book, how many stand in several names. 0
+    (default): many of either stand in one or two; 1: the first does, the last is the name's own; 2: both do.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class World(GroundTruth):
         if isinstance(zipf, bool) or not isinstance(zipf, int | float) or not 0 <= zipf <= 4:
             raise BadInput(f"zipf must be an exponent from 0 to 4; got {zipf!r}; 0.6 is the default.")
         self.zipf = float(zipf)
-        self.shared_names = whole("shared_names", shared_names, 0, 1)
+        self.shared_names = whole("shared_names", shared_names, 0, 2)
         casts = min(130, people) if fictional is None else whole("fictional", fictional, 0)
-        population = Population(people, self.held_out, seed, shared=casts if shared_names else None)
+        population = Population(people, self.held_out, seed, shared=shared_names, casts=casts)
         room = population.room
         self.fictional = (
             min(130, people, room) if fictional is None else whole("fictional", fictional, 0, room)
@@ -48,7 +48,8 @@ class World(GroundTruth):
     def __repr__(self) -> str:
         return (
             f"World(people={self.people}, seed={self.seed}, zipf={self.zipf}, held_out={self.held_out}, "
-            f"fictional={self.fictional}{', shared_names=1' if self.shared_names else ''})"
+            f"fictional={self.fictional}"
+            f"{f', shared_names={self.shared_names}' if self.shared_names else ''})"
         )
 
     # How often, and in which words
