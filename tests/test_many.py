@@ -100,19 +100,24 @@ def test_every_subject_comes_once_before_any_comes_again(pairs):
         seen[subject] += 1
 
 
-@pytest.mark.parametrize("name", [name for name, method in methods.METHODS.items() if method.make])
+@pytest.mark.parametrize(
+    "name", [*(name for name, method in methods.METHODS.items() if method.make), methods.ATTENTION]
+)
 def test_every_editor_is_made_and_leaves_the_model_as_it_was(benches, name):
     at = benches.at(SMALL)
     before = bits(at.model)
-    editor = methods.made(benches.lab, at, name, methods.METHODS[name].values[1], (0, 1), clamp=1.5)
+    value = 10.0 if name == methods.ATTENTION else methods.METHODS[name].values[1]
+    editor = methods.made(benches.lab, at, name, value, (0, 1), clamp=1.5)
     requests = benches.requests(SMALL)[:2]
     edit = many.write(at, name, editor, requests)
     assert edit.deltas and all(torch.equal(t, before[n]) for n, t in at.model.state_dict().items())
     search = getattr(editor, "search", None)
-    if not methods.METHODS[name].one_by_one and search is not None:
+    if name not in ("ROME", "r-ROME") and search is not None:
         assert search.clamp == 1.5
     layers = {int(path.split(".layers.")[1].split(".")[0]) for path in edit.deltas}
-    assert layers == ({0, 1} if name in ("MEMIT", "PMET", "EMMET", "AlphaEdit") else {1})
+    several = ("MEMIT", "PMET", "EMMET", "AlphaEdit", methods.ATTENTION)
+    assert layers == ({0, 1} if name in several else {1})
+    assert all(("self_attn" in path) == (name == methods.ATTENTION) for path in edit.deltas)
 
 
 def test_targets_are_found_once_and_serve_every_editor_that_sets_them_in_the_stream(benches):
@@ -157,7 +162,7 @@ def test_references_tell_of_others_with_the_new_object(benches):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"method": "SERAC"}, "expected a method, one of none, MEMIT"),
+        ({"method": "SERAC"}, "expected a method, one of none, MEMIT, PMET"),
         ({"records": "mquake"}, "expected records of counterfact or zsre; got 'mquake'"),
         ({"count": 0}, "expected facts and blocks; got 0 in 2 blocks"),
         ({"count": 4000}, "expected 8000 reported facts to edit; got"),

@@ -26,8 +26,12 @@ class Bench:
     world: World
     templates: tuple[str, ...]
     moments: Moments
+    rows: list[list[int]] = field(default_factory=list)
+    """The documents as token ids over which moments were measured."""
     targets: dict[Any, tuple[Tensor, float]] = field(default_factory=dict)
     """Target vectors found so far, with the seconds that took: they depend on no setting of what follows."""
+    attention: dict[tuple[int, ...], Moments] = field(default_factory=dict)
+    """Moments of what enters attention's output projections, where they were asked for, by layers."""
 
 
 def opened(
@@ -42,7 +46,7 @@ def opened(
     """The model, contexts of its own, and the second moments of its keys on `texts` documents of its world."""
     net, tok = factual.model(lab, model, dtype=dtype)
     world = factual.world(model)
-    rows = editing.text_rows(tok, world.documents(texts), texts, model.setup.length)
+    rows = list(editing.text_rows(tok, world.documents(texts), texts, model.setup.length))
     return Bench(
         net, tok, world, editing.sampled(net, tok, seed=seed), editing.key_moments(net, rows, layers)
     )

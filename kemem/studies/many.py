@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kemem import editing, evaluation, models
 from kemem.editing import EMMET, MEMIT, AlphaEdit, Edit, Judge, Request
+from kemem.editing.projections import Projections
 from kemem.editing.scores import SUCCESS, TOKENS, Scores
 from kemem.errors import BadInput
 from kemem.memory import Memories
@@ -25,7 +26,7 @@ from kemem.runs import Row
 from kemem.studies import bench, methods
 from kemem.studies.bench import Bench
 from kemem.studies.lab import Lab
-from kemem.studies.methods import METHODS, Editor, Trained
+from kemem.studies.methods import ATTENTION, METHODS, Editor, Trained
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import blocks
 from kemem.world import World
@@ -64,7 +65,7 @@ class Many:
     """Of the draw of facts and of the model's own prefixes."""
 
     def __post_init__(self) -> None:
-        known = (NONE, *METHODS)
+        known = (NONE, *METHODS, ATTENTION)
         if self.method not in known:
             raise BadInput(f"expected a method, one of {', '.join(known)}; got {self.method!r}; choose one.")
         if self.records not in RECORDS:
@@ -183,9 +184,9 @@ def run(benches: Benches, s: Many) -> Row:
 
 def write(at: Bench, name: str, editor: Editor, requests: Sequence[Request]) -> Edit:
     """One block's edit: at once, or where the editor takes one request, one after another."""
-    if METHODS[name].one_by_one:
+    if name in METHODS and METHODS[name].one_by_one:
         return editing.in_batches(editor, at.model, at.tok, requests, at.moments, 1, templates=at.templates)
-    if isinstance(editor, MEMIT | EMMET | AlphaEdit):
+    if isinstance(editor, MEMIT | EMMET | AlphaEdit | Projections):
         z, seconds = targets(at, editor, requests)
         edit = editor(at.model, at.tok, requests, at.moments, templates=at.templates, targets=z)
         return replace(edit, seconds={**edit.seconds, "values": seconds})
@@ -193,7 +194,7 @@ def write(at: Bench, name: str, editor: Editor, requests: Sequence[Request]) -> 
 
 
 def targets(
-    at: Bench, editor: MEMIT | EMMET | AlphaEdit, requests: Sequence[Request]
+    at: Bench, editor: MEMIT | EMMET | AlphaEdit | Projections, requests: Sequence[Request]
 ) -> tuple[Tensor, float]:
     """Target vectors of these requests, those found before not again, and the seconds that all of them took."""
     keys = [(replace(r, case_id=0), editor.layers[-1], editor.search) for r in requests]

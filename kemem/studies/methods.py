@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from kemem import editing
 from kemem.editing import EMMET, MEMIT, MEND, PMET, ROME, AlphaEdit, Edit, FineTune, Moments, Networks, Search
+from kemem.editing.projections import Projections, projection_moments
 from kemem.errors import BadInput
 from kemem.runs import digest
 from kemem.studies.bench import Bench
@@ -41,7 +42,7 @@ CLAMPS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
 METHODS: dict[str, Method] = {
     "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search)),
-    "PMET": Method("weight", WEIGHTS, lambda layers, x, _, search: PMET(layers, x, own(search))),
+    "PMET": Method("weight", (0.1, 1.0, 10.0, 100.0), lambda layers, x, _, search: PMET(layers, x, own(search))),
     "EMMET": Method("weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search)),
     "AlphaEdit": Method(
         "ridge", (0.1, 1.0, 10.0, 100.0),
@@ -57,6 +58,7 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 """Of those that set targets in the stream four values, beside four clamps of their targets (chapter 13); of every
 other eight. MEND's networks are trained for it: its setting is how fast they learn."""
+ATTENTION = "MEMIT, attention"  # of ablations alone: MEMIT written into what attention puts out
 TARGET_CLAMPS = (0.75, 1.0, 1.5, 2.0)
 
 
@@ -112,6 +114,10 @@ def made(
     of: Trained | None = None,
 ) -> Editor:  # fmt: skip
     """The editor of this name with its setting at a value. clamp: of targets; of: how MEND's networks are trained."""
+    if name == ATTENTION:
+        if layers not in at.attention:
+            at.attention[layers] = projection_moments(at.model, at.rows, layers)
+        return Projections(layers, at.attention[layers], value, Search(clamp=clamp))
     method = METHODS[name]
     if method.make is None:
         if of is None:
