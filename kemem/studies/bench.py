@@ -48,7 +48,7 @@ def opened(
     world = factual.world(model)
     rows = list(editing.text_rows(tok, world.documents(texts), texts, model.setup.length))
     return Bench(
-        net, tok, world, editing.sampled(net, tok, seed=seed), editing.key_moments(net, rows, layers)
+        net, tok, world, editing.sampled(net, tok, seed=seed), editing.key_moments(net, rows, layers), rows
     )
 
 
