@@ -56,8 +56,6 @@ class Many:
     """Those that facts are taken from, as many from each; empty: all."""
     written: int = 0
     """Requests, the first ones, after which texts are generated before and after."""
-    asked: int = 1200
-    """Facts at most that the model is asked, to find those it knows."""
     texts: int = 2000
     mend: Trained | None = None
     dtype: str | None = None
@@ -81,6 +79,7 @@ class Benches:
     lab: Lab
     kept: dict[Any, Bench] = field(default_factory=dict)
     facts: dict[Any, list[Request]] = field(default_factory=dict)
+    before: dict[Any, dict[str, Any]] = field(default_factory=dict)
 
     def at(self, s: Many) -> Bench:
         key = (s.model, s.texts, s.dtype, s.seed)
@@ -95,7 +94,7 @@ class Benches:
         """The row's requests, `blocks` times `count` of them; a larger number begins with a smaller one."""
         at = self.at(s)
         wanted = s.count * s.blocks
-        key = (s.model, s.part, s.records, s.relations, s.asked, s.seed)
+        key = (s.model, s.part, s.records, s.relations, s.dtype, s.seed)
         if key not in self.facts:
             self.facts[key] = zsre(at, s) if s.records == "zsre" else counterfact(at, s)
         found = self.facts[key]
@@ -149,37 +148,50 @@ def run(benches: Benches, s: Many) -> Row:
             if s.method == NONE
             else methods.made(lab, at, s.method, s.value, s.layers, clamp=s.clamp, of=s.mend)
         )
-        ordinary = blocks(lab, s.model.setup, s.model.setup.corpus, "test", limit=s.model.held_out)
-        before, after = Found(), Found()
+        after = Found()
         norms: dict[str, float] = defaultdict(float)
         seconds: dict[str, float] = defaultdict(float)
         for number in range(s.blocks):
             own = requests[number * s.count : (number + 1) * s.count]
-            judge = Judge(at.tok, own, prefixed=s.records == "counterfact")
-            before.add(own, judge(at.model))
             edit = Edit({}) if editor is None else write(at, s.method, editor, own)
             for name, size in edit.norms.items():
                 norms[name] += size / s.blocks
             for phase, spent in edit.seconds.items():
                 seconds[phase] += spent
             with edit.applied(at.model):
-                after.add(own, judge(at.model))
-                if number == 0:
-                    after.nats = evaluation.loss(at.model, ordinary)
-                    after.texts = texts(at, own[: s.written])
-            if number == 0:
-                before.nats = evaluation.loss(at.model, ordinary)
-                before.texts = texts(at, own[: s.written])
+                look(lab, at, s, own, after)
             if lab.progress is not None:
                 lab.progress(number + 1, s.blocks, f"{s.method}, {s.count} facts")
         weights = dict(at.model.named_parameters())
         whole = math.hypot(*(weights[name].detach().double().norm().item() for name in norms), 0.0)
         return {
-            "facts": len(requests), "before": before.told(), "after": after.told(), "norms": dict(norms),
+            "facts": len(requests), "before": unedited(benches, s), "after": after.told(), "norms": dict(norms),
             "norm": math.hypot(*norms.values(), 0.0) / whole if whole else 0.0, "seconds": dict(seconds),
         }  # fmt: skip
 
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
+
+
+def look(lab: Lab, at: Bench, s: Many, requests: Sequence[Request], found: Found) -> None:
+    """Adds the scores of a block to what was found, and after the first one what other text is like by now."""
+    first = not found.requests
+    found.add(requests, Judge(at.tok, requests, prefixed=s.records == "counterfact")(at.model))
+    if first:
+        ordinary = blocks(lab, s.model.setup, s.model.setup.corpus, "test", limit=s.model.held_out)
+        found.nats = evaluation.loss(at.model, ordinary)
+        found.texts = texts(at, requests[: s.written])
+
+
+def unedited(benches: Benches, s: Many) -> dict[str, Any]:
+    """What the unedited model makes of the row's requests, once for all editors that they are given to."""
+    at, requests = benches.at(s), benches.requests(s)
+    key = (s.model, s.part, s.records, s.relations, s.dtype, s.seed, s.texts, s.count, s.blocks, s.written)
+    if key not in benches.before:
+        found = Found()
+        for begin in range(0, len(requests), s.count):
+            look(benches.lab, at, s, requests[begin : begin + s.count], found)
+        benches.before[key] = found.told()
+    return benches.before[key]
 
 
 def write(at: Bench, name: str, editor: Editor, requests: Sequence[Request]) -> Edit:

@@ -187,7 +187,7 @@ class GroundTruth:
 
     def implied(self, fact: Fact, object: str | None = None) -> list[tuple[str, str, str]]:
         """What follows from a fact, or from it with another object, alone or with facts of the trained world:
-        (subject, relation, object) of the inverse, and of chains that run through the fact."""
+        (subject, relation, object) of the inverse, and of chains that begin with the fact."""
         told = fact.objects if object is None else (object,)
         found = [(o, fact.row.inverse, fact.subject) for o in told if fact.row.inverse]
         for row in RELATIONS.values():

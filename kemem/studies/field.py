@@ -1,0 +1,286 @@
+"""Chapter 14, the field: every editor on the same requests, after as many trials as every other.
+
+Trials, the contest and the questions of zsRE are rows of `many`. Settings are chosen on tuning facts by the rows alone,
+for zsRE too: nothing is chosen on what is reported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, TypeVar
+
+from kemem.runs import Row, Store
+from kemem.studies import factual, many
+from kemem.studies.association import told
+from kemem.studies.findings import Change, change
+from kemem.studies.lab import Lab, Result
+from kemem.studies.many import NONE, Benches, Many
+from kemem.studies.methods import METHODS, TARGET_CLAMPS, Trained
+from kemem.studies.pretraining import Pretraining
+
+CHAPTER = "14_field"
+ROWS: dict[str, int] = {}  # its rows are those of `many`
+QUESTIONS = ("MEMIT", "FT-W", NONE, "MEND", "ROME")
+SHOWN = ("S", "ES", "PS", "NS", "NS+", "NM", "rewrite_acc", "paraphrase_acc")
+CLAMPED = ("MEMIT", "PMET", "EMMET", "AlphaEdit")
+"""Set targets in the stream: four values are tried, then four clamps at the best of them; of others eight values."""
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Setting(NamedTuple):
+    """What is chosen of a method: the value of its own setting, and how far targets may move the stream."""
+
+    value: float
+    clamp: float = 1.0
+
+
+Settings = Mapping[str, Setting]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Sizes of the comparison at a scale."""
+
+    model: Pretraining
+    counts: tuple[int, ...] = (1, 6, 10, 32, 64, 256, 1024)
+    """Facts that are written at once; the largest is about what the world has facts for that the model knows."""
+    tuning: int = 64
+    """Facts of the tuning part on which values are chosen: an eighth of the memories of a layer."""
+    least: int = 64
+    """Facts that are scored where fewer are written at once: as many blocks as that takes."""
+    one_by_one: int = 256
+    """The most that an editor is given which writes one fact after another."""
+    zsre: int = 256
+    written: int = 24
+    """Requests after which texts are generated, at the count of tuning and at the largest."""
+    layers: tuple[int, ...] = (0, 1)
+    mend_layers: tuple[int, ...] = (3, 4, 5)
+    mend_steps: int = 300
+    mend_rank: int = 64
+    mend_asked: int = 400
+    mend_skipped: int = 128
+    chunk: int = 24
+    """Requests that MEND as released reads at a time; of 256 the last chunk has 16, as of 10,000 with 128."""
+    tried: int = 8
+    """Values of each method at most, at even distances among those it has."""
+    names: tuple[str, ...] = tuple(METHODS)
+    texts: int = 2000
+    dtype: str | None = None
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def together(self) -> int:
+        """The largest count at which every method is run."""
+        return max(n for n in self.counts if n <= self.one_by_one)
+
+    @property
+    def written_at(self) -> tuple[int, int]:
+        """Counts at which GE and RS are measured: the one nearest to that of tuning, and the largest."""
+        return min(self.counts, key=lambda n: abs(n - self.tuning)), self.counts[-1]
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "counts": (2, 4), "tuning": 6, "least": 2, "one_by_one": 4, "zsre": 4, "written": 1, "mend_layers": (2, 3),
+        "mend_steps": 1, "mend_rank": 8, "mend_asked": 40, "mend_skipped": 20, "chunk": 3, "tried": 2,
+        "names": ("MEMIT", "ROME", "FT-W", "MEND"), "texts": 60, "seeds": (0,),
+    },
+}  # fmt: skip
+
+
+def sizes(scale: str, *, dtype: str | None = None) -> Field:
+    return Field(factual.settings(scale), dtype=dtype, **SIZES.get(scale, {}))
+
+
+def trained(z: Field, rate: float) -> Trained:
+    """How MEND's networks are trained, once for all draws of facts, on tuning facts that no trial edits."""
+    return Trained(
+        z.model, z.mend_layers, rate, z.mend_steps, z.mend_rank, z.mend_asked, z.mend_skipped, z.dtype
+    )
+
+
+def one(
+    z: Field, name: str, of: Setting, count: int, *, blocks: int = 0, seed: int = 0, **changes: Any
+) -> Many:
+    """A row of `many`. blocks: 0 for as many as it takes to score `least` facts."""
+    return Many(
+        z.model, name, of.value, count, z.layers, clamp=of.clamp, blocks=blocks or max(1, math.ceil(z.least / count)),
+        texts=z.texts, dtype=z.dtype, mend=trained(z, of.value) if name == "MEND" else None, seed=seed, **changes,
+    )  # fmt: skip
+
+
+def facts(z: Field, count: int, *, seed: int = 0) -> Many:
+    """The row of no editor that has so many facts in one block: it names them."""
+    return one(z, NONE, Setting(0.0), count, blocks=1, seed=seed)
+
+
+def spaced(found: Sequence[float], most: int) -> Sequence[float]:
+    """At most so many of them, at even distances."""
+    step = max(1, len(found) // most)
+    return found[step // 2 :: step]
+
+
+def tuning(z: Field) -> dict[tuple[str, Setting], Many]:
+    """The first trials, by method and setting: its own values."""
+    return {
+        (name, Setting(value)): one(z, name, Setting(value), z.tuning, part="tuning", blocks=1)
+        for name in z.names
+        for value in spaced(METHODS[name].values, z.tried)
+    }
+
+
+def clamping(z: Field, first: Settings) -> dict[tuple[str, Setting], Many]:
+    """The other trials of those that set targets in the stream: clamps, at the best of their values."""
+    found = [
+        (name, Setting(first[name].value, clamp))
+        for name in CLAMPED
+        if name in first
+        for clamp in spaced(TARGET_CLAMPS, z.tried)
+    ]
+    return {(name, of): one(z, name, of, z.tuning, part="tuning", blocks=1) for name, of in found}
+
+
+def chosen(rows: Mapping[tuple[str, Setting], Row]) -> dict[str, Setting]:
+    """Of each method the setting with the highest S on tuning facts, and among equals the highest NM; 0 of none."""
+
+    def rank(of: Setting, name: str) -> tuple[float, float]:
+        after = rows[name, of].values["after"]
+        return after["S"] or 0.0, after["NM"] or 0.0
+
+    by: dict[str, list[Setting]] = {}
+    for name, of in rows:
+        by.setdefault(name, []).append(of)
+    return {NONE: Setting(0.0)} | {name: max(own, key=lambda of: rank(of, name)) for name, own in by.items()}
+
+
+def contest(z: Field, settings: Settings) -> dict[tuple[str, int, int], Many]:
+    """By method, count and seed of facts: each method as chosen, and none."""
+    return {
+        (name, count, seed): one(
+            z, name, of, count, seed=seed, written=min(count, z.written) if count in z.written_at else 0
+        )
+        for name, of in settings.items()
+        for count in z.counts
+        if not (name in METHODS and METHODS[name].one_by_one and count > z.one_by_one)
+        for seed in z.seeds
+    }
+
+
+def questions(z: Field, settings: Settings) -> dict[tuple[str, int], Many]:
+    """By method and seed: the answers to questions on entities that the model has not read of, all at once."""
+    return {
+        (name, seed): one(z, name, settings[name], z.zsre, seed=seed, records="zsre", blocks=1)
+        for name in QUESTIONS
+        if name in settings
+        for seed in z.seeds
+    }
+
+
+# ---------------------------------------------------------------------- rows of a grid
+def reading(lab: Lab, benches: Benches) -> Benches:
+    """Benches whose rows are not computed where this scale has records: what is missing there is an error."""
+    if lab.store.mode == "run" and lab.store.records is not None:
+        return Benches(replace(lab, store=lab.store.reader()), benches.kept, benches.facts)
+    return benches
+
+
+def table(lab: Lab, grid: Mapping[Key, Many], benches: Benches) -> dict[Key, Row]:
+    """The rows of a grid, recorded; computed where this scale has no records, or where records are made."""
+    at = reading(lab, benches)
+    return {
+        key: lab.store.find(many.STUDY, many.VERSION, s, recorded=True) or many.run(at, s)
+        for key, s in grid.items()
+    }
+
+
+def finished(store: Store, grid: Mapping[Key, Many]) -> dict[Key, Row]:
+    """The rows of a grid if all are there, else none; nothing is computed."""
+    rows = {key: store.find(many.STUDY, many.VERSION, s, recorded=True) for key, s in grid.items()}
+    return {} if None in rows.values() else {key: row for key, row in rows.items() if row is not None}
+
+
+def tried(lab: Lab, z: Field, benches: Benches) -> dict[tuple[str, Setting], Row]:
+    """All trials, taken as `table` takes rows."""
+    first = table(lab, tuning(z), benches)
+    return first | table(lab, clamping(z, chosen(first)), benches)
+
+
+def trials(store: Store, scale: str) -> dict[tuple[str, Setting], Row]:
+    """All trials of a scale if they are there; nothing is computed."""
+    if scale not in factual.SCALES:
+        return {}
+    z = sizes(scale)
+    first = finished(store, tuning(z))
+    grid = clamping(z, chosen(first)) if first else {}
+    more = finished(store, grid)
+    return first | more if bool(more) == bool(grid) else {}
+
+
+def settings(store: Store, scale: str) -> dict[str, Setting]:
+    """What was chosen at a scale, where all trials are there."""
+    rows = trials(store, scale)
+    return chosen(rows) if rows else {}
+
+
+def scores(rows: Mapping[tuple[str, int, int], Row], name: str, count: int, score: str) -> list[float]:
+    """A score of a method after `count` edits, one number a seed; without those that have none.
+
+    GE and RS are those of the texts, "nats" of ordinary text; `none` is the unedited model on the same facts.
+    """
+    found = []
+    for (method, n, _), row in rows.items():
+        if method == name and n == count:
+            after = row.values["after"]
+            own = (after["texts"] or {}).get(score) if score in ("GE", "RS") else after[score]
+            found += [] if own is None else [own]
+    return found
+
+
+def counts(rows: Mapping[tuple[str, int, int], Row], name: str) -> list[int]:
+    """Counts at which a method was run."""
+    return sorted({n for method, n, _ in rows if method == name})
+
+
+def mean(found: Sequence[float]) -> Change | None:
+    return change(found) if found else None
+
+
+# ---------------------------------------------------------------------- numbers for prose
+def results(store: Store, scale: str) -> dict[str, Result]:
+    """Means over seeds: `field.MEMIT.64.ES`, or `.largest.`; `field.zsre.ROME.S_tokens`; what was chosen."""
+    rounds = trials(store, scale)
+    if not rounds:
+        return {}
+    made = chosen(rounds)
+    z = sizes(scale)
+    found: dict[str, tuple[float | int, str, Row]] = {}
+
+    def put(name: str, each: Sequence[float | None], unit: str, row: Row) -> None:
+        known = [x for x in each if x is not None]
+        if known:
+            found[name] = (math.fsum(known) / len(known), unit, row)
+
+    trial = next(iter(rounds.values()))
+    for name, of in made.items():
+        found[f"field.{name}.value"] = (of.value, METHODS[name].setting if name in METHODS else "", trial)
+        found[f"field.{name}.clamp"] = (of.clamp, "of the stream", trial)
+    found["field.tuning"] = (z.tuning, "facts", trial)
+    found["field.together"] = (z.together, "facts", trial)
+    found["field.largest"] = (z.counts[-1], "facts", trial)
+    rows = finished(store, contest(z, made))
+    ends = (("least", z.counts[0]), ("together", z.together), ("largest", z.counts[-1]))
+    for (name, count, seed), row in rows.items():
+        if seed == z.seeds[0]:
+            for called in (str(count), *(end for end, n in ends if n == count)):
+                for score in (*SHOWN, "nats", "GE", "RS"):
+                    put(f"field.{name}.{called}.{score}", scores(rows, name, count, score), "%", row)
+    asked = finished(store, questions(z, made))
+    for (name, seed), row in asked.items():
+        if seed == z.seeds[0]:
+            own = [r.values["after"] for (other, _), r in asked.items() if other == name]
+            for score in ("S_tokens", *many.TOKENS):
+                put(f"field.zsre.{name}.{score}", [v[score] for v in own], "%", row)
+            found["field.zsre.facts"] = (row.values["facts"], "questions", row)
+    return told(found)
