@@ -22,7 +22,8 @@ from kemem.studies.methods import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = factual.settings("smoke")
 WIDE = field.Field(
-    SMOKE, counts=(1, 6, 10, 32, 64, 100), tuning=60, least=64, one_by_one=70, zsre=20, written=5, layers=(0, 1),
+    SMOKE, counts=(1, 6, 10, 32, 64, 100), few=(1, 10, 64, 100), tuning=60, least=64, one_by_one=70, zsre=20, written=5,
+    layers=(0, 1),
     mend_layers=(2, 3), mend_steps=1, mend_rank=4, mend_asked=30, mend_skipped=10, chunk=3, tried=8, texts=60,
     names=("MEMIT", "AlphaEdit", "ROME", "FT-W", "FT-L", "MEND"),
 )  # fmt: skip
@@ -117,7 +118,8 @@ def test_what_is_run_of_each_method(wide):
     for name in (NONE, *NAMES):
         assert {seed for other, _, seed in grid if other == name} == {0, 1, 2}
         own = [n for other, n, seed in grid if other == name and seed == 0]
-        assert own == ([1, 6, 10, 32, 64] if name in slow else [1, 6, 10, 32, 64, 100])
+        run = [n for n in WIDE.counts if name in WIDE.followed or n in WIDE.few]
+        assert own == [n for n in run if name not in slow or n <= 70] and own[0] == 1
     asked = field.questions(WIDE, chosen)
     assert {name for name, _ in asked} == {"MEMIT", "FT-W", NONE, "MEND", "ROME"} and len(asked) == 15
     assert all((s.records, s.count, s.blocks) == ("zsre", 20, 1) for s in asked.values())
@@ -127,12 +129,13 @@ def test_what_is_run_of_each_method(wide):
 def test_scores_by_count_and_seed(wide):
     store, chosen = wide
     rows = field.finished(store, field.contest(WIDE, chosen))
-    assert field.counts(rows, "ROME") == [1, 6, 10, 32, 64] and field.counts(rows, "FT-L") == list(
+    assert field.counts(rows, "ROME") == [1, 6, 10, 32, 64] and field.counts(rows, "FT-W") == list(
         WIDE.counts
     )
-    assert field.scores(rows, "FT-L", 32, "ES") == [number("FT-L", 32, seed, "ES") for seed in range(3)]
+    assert field.counts(rows, "FT-L") == [1, 10, 64, 100]
+    assert field.scores(rows, "FT-W", 32, "ES") == [number("FT-W", 32, seed, "ES") for seed in range(3)]
     assert field.scores(rows, "FT-L", 64, "GE") == [100 + number("FT-L", 64, seed, "GE") for seed in range(3)]
-    assert field.scores(rows, "FT-L", 32, "GE") == [] == field.scores(rows, "ROME", 100, "ES")
+    assert field.scores(rows, "FT-W", 32, "GE") == [] == field.scores(rows, "ROME", 100, "ES")
     assert field.mean([]) is None and field.mean([1.0, 2.0]).mean == 1.5
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from kemem.claims.das import SEQUENCE
 from kemem.claims.entropy import RIVALS, WAKING
 from kemem.claims.ledger import Claim
-from kemem.claims.memit import EDITS
+from kemem.claims.memit import MANY
 from kemem.claims.rules import RISES, Sign, Value
 
 KIM, KE, MENG = "kim2025knowledge", "ke2023continual", "meng2023memit"
@@ -68,19 +68,19 @@ CLAIMS = (
         "review.similar-facts", 3, MENG, REVIEW,
         "MEMIT works as well on facts that are alike as on facts that are not.",
         "S on facts of one relation less S on as many facts of many relations",
-        Value(0.0, 5.0), needs=EDITS,
+        Value(0.0, 5.0), chapters=MANY,
     ),
     Claim(
         "review.hard-relations", 3, MENG, REVIEW,
         "Some relations are hard to edit whatever the subject: relations differ by more than facts of one "
         "relation do.",
         "S of the easiest less that of the hardest relation on fresh facts, chosen on others",
-        Sign(RISES), needs=EDITS,
+        Sign(RISES), chapters=MANY,
     ),
     Claim(
         "review.reverse-fact", 3, MENG, REVIEW,
         "Rewriting a fact does not rewrite its reverse, which needs an edit of its own.",
         "change of success on reversed questions after the edit, in points",
-        Value(0.0, 5.0), needs=EDITS,
+        Value(0.0, 5.0), chapters=MANY,
     ),
 )  # fmt: skip

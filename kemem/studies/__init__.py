@@ -5,23 +5,36 @@ from types import ModuleType
 from kemem.runs import Store
 from kemem.studies import (
     acquiring,
+    association,
+    critique,
     decay,
+    field,
+    implications,
     inside,
+    knowing,
     lifting,
     memories,
     midstage,
+    one_target,
     pretraining,
     realpassages,
     realtext,
+    relations,
+    released,
     resuscitating,
     robustness,
+    sequence,
+    single_edits,
     stages,
+    thousands,
+    tracing,
 )
 from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
     memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
-    resuscitating,
+    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications, field,
+    released, sequence, critique,
 )  # fmt: skip
 
 

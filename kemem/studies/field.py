@@ -44,15 +44,18 @@ class Field:
     """Sizes of the comparison at a scale."""
 
     model: Pretraining
-    counts: tuple[int, ...] = (1, 6, 10, 32, 64, 256, 1024)
-    """Facts that are written at once; the largest is about what the world has facts for that the model knows."""
+    counts: tuple[int, ...] = (1, 6, 10, 32, 64, 312)
+    """Facts that are written at once; the largest are to 512 memories as the paper's 10,000 to 16,384."""
+    followed: tuple[str, ...] = ("MEMIT", "FT-W", "MEND", "ROME", NONE)
+    """Methods that are run at every count, those of the paper; the others at `few` of them."""
+    few: tuple[int, ...] = (1, 10, 64, 312)
     tuning: int = 64
     """Facts of the tuning part on which values are chosen: an eighth of the memories of a layer."""
     least: int = 64
     """Facts that are scored where fewer are written at once: as many blocks as that takes."""
-    one_by_one: int = 256
+    one_by_one: int = 312
     """The most that an editor is given which writes one fact after another."""
-    zsre: int = 256
+    zsre: int = 312
     written: int = 24
     """Requests after which texts are generated, at the count of tuning and at the largest."""
     layers: tuple[int, ...] = (0, 1)
@@ -61,8 +64,8 @@ class Field:
     mend_rank: int = 64
     mend_asked: int = 400
     mend_skipped: int = 128
-    chunk: int = 24
-    """Requests that MEND as released reads at a time; of 256 the last chunk has 16, as of 10,000 with 128."""
+    chunk: int = 37
+    """Requests that MEND as released reads at a time; of 312 the last chunk has 16, as of 10,000 with 128."""
     tried: int = 8
     """Values of each method at most, at even distances among those it has."""
     names: tuple[str, ...] = tuple(METHODS)
@@ -79,6 +82,10 @@ class Field:
     def written_at(self) -> tuple[int, int]:
         """Counts at which GE and RS are measured: the one nearest to that of tuning, and the largest."""
         return min(self.counts, key=lambda n: abs(n - self.tuning)), self.counts[-1]
+
+    def texts_at(self, count: int) -> int:
+        """Requests after which texts are generated, where so many facts are written at once."""
+        return min(count, self.written) if count in self.written_at else 0
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -158,12 +165,11 @@ def chosen(rows: Mapping[tuple[str, Setting], Row]) -> dict[str, Setting]:
 def contest(z: Field, settings: Settings) -> dict[tuple[str, int, int], Many]:
     """By method, count and seed of facts: each method as chosen, and none."""
     return {
-        (name, count, seed): one(
-            z, name, of, count, seed=seed, written=min(count, z.written) if count in z.written_at else 0
-        )
+        (name, count, seed): one(z, name, of, count, seed=seed, written=z.texts_at(count))
         for name, of in settings.items()
         for count in z.counts
-        if not (name in METHODS and METHODS[name].one_by_one and count > z.one_by_one)
+        if (name in z.followed or count in z.few)
+        and not (name in METHODS and METHODS[name].one_by_one and count > z.one_by_one)
         for seed in z.seeds
     }
 

@@ -39,7 +39,7 @@ def _rome(key: str) -> Callable[..., Editor]:
 
 WEIGHTS = (10.0, 30.0, 100.0, 300.0)
 CLAMPS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-RATES = (1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2)
+RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
 METHODS: dict[str, Method] = {
     "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search)),
     "PMET": Method("weight", (0.1, 1.0, 10.0, 100.0), lambda layers, x, _, search: PMET(layers, x, own(search))),

@@ -61,7 +61,7 @@ class Sequential:
 
 
 SIZES: dict[str, dict[str, Any]] = {
-    "laptop": {"batch": 16, "marks": (16, 32, 64, 128, 256), "names": NAMES},
+    "laptop": {"batch": 24, "marks": (24, 72, 144, 312), "names": NAMES},
     "smoke": {"batch": 2, "marks": (2, 4), "names": ("MEMIT", "ROME")},
 }
 
@@ -88,7 +88,9 @@ def at_once(scale: str, made: Settings) -> dict[tuple[str, int], Many]:
     """The same facts written all at once by the methods that can, by method and seed: rows of `many`."""
     z: Field = field.sizes(scale)
     return {
-        (name, seed): field.one(z, name, s.setting, s.facts.count, seed=seed, blocks=1)
+        (name, seed): field.one(
+            z, name, s.setting, s.facts.count, seed=seed, blocks=1, written=z.texts_at(s.facts.count)
+        )
         for (name, seed), s in grid(scale, made).items()
         if not METHODS[name].one_by_one
     }

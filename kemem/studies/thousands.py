@@ -45,7 +45,7 @@ class Thousands:
     layers: tuple[int, ...] = (0, 1)
     """The critical ones, lowest first."""
     counts: tuple[int, ...] = (1, 4, 16, 64, 128, 312, 512)
-    """Facts at once; all that are known are added as the last. 312 are to 512 memories as the paper's 10,000 to 16,384."""
+    """Facts at once; all that are known are added as the last. 312 to 512 memories are as 10,000 to GPT-J's 16,384."""
     least: int = 64
     """Facts that are scored at least: fewer at once are written in several blocks, the model restored in between."""
     most: int | None = None
