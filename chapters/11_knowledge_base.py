@@ -81,7 +81,7 @@ plot.table(
 # %% [markdown]
 # The table is right wherever it has a cell, and silent where it has none. It does not know that marriage goes both ways. That is a rule, and a rule must be written once, by hand, for each relation; with the rules of the world all implied facts are found. The model has no rules written into it.
 #
-# The model is right on {result}`knowing.told.right|.0f` % of told facts, {result}`knowing.implied.right|.0f` % of implied ones and {result}`knowing.held_out.right|.0f` % of held-out ones. The last number is what guessing brings: some relations have few possible objects, and some objects are common. Knowledge is what lies above it.
+# The model is right on {result}`knowing.told.right|.0f` of told facts, {result}`knowing.implied.right|.0f` of implied ones and {result}`knowing.held_out.right|.0f` of held-out ones. The last number is what guessing brings: some relations have few possible objects, and some objects are common. Knowledge is what lies above it.
 #
 # ### By kind of fact
 
@@ -142,7 +142,7 @@ plot.table(
 )
 
 # %% [markdown]
-# {result}`knowing.told.all|.0f` % of told facts are right in every phrasing, {result}`knowing.told.some|.0f` % in some only. Of the facts that the model answers rightly when asked in the first way, {result}`knowing.told.kept|.0f` % are right in all others too. One right answer therefore does not show that a fact is known. The chapters on editing ask in other words for the same reason.
+# {result}`knowing.told.all|.0f` of told facts are right in every phrasing, {result}`knowing.told.some|.0f` in some only. Of the facts that the model answers rightly when asked in the first way, {result}`knowing.told.kept|.0f` are right in all others too. One right answer therefore does not show that a fact is known. The chapters on editing ask in other words for the same reason.
 #
 # ### What a wrong answer is
 
@@ -156,7 +156,7 @@ plot.table(
 )  # fmt: skip
 
 # %% [markdown]
-# Of the wrong answers on told facts {result}`knowing.told.type_right|.0f` % name something of the right type: a town for a town, a year for a year. The same holds of {result}`knowing.held_out.type_right|.0f` % of those on subjects that the model has never read of. The model learns the relation, what kind of thing comes here, apart from the fact. It also does not say that it does not know. A table does: it has no cell. (*Another true object*
+# Of the wrong answers on told facts {result}`knowing.told.type_right|.0f` name something of the right type: a town for a town, a year for a year. The same holds of {result}`knowing.held_out.type_right|.0f` of those on subjects that the model has never read of. The model learns the relation, what kind of thing comes here, apart from the fact. It also does not say that it does not know. A table does: it has no cell. (*Another true object*
 # concerns order alone: somebody has many people who are younger, and documents tell of one.)
 #
 # ### How often one reads of it
@@ -192,7 +192,7 @@ with plot.figure(height=3.2) as axes:
     axes.legend()
 
 # %% [markdown]
-# From the rarest to the most frequent quarter the share goes from {result}`knowing.quartile 1.right|.0f` % to {result}`knowing.quartile 4.right|.0f` %. A row of a table that is looked up once a year is as right as one that is looked up every day; a memory that is trained is not.
+# From the rarest to the most frequent quarter the share goes from {result}`knowing.quartile 1.right|.0f` to {result}`knowing.quartile 4.right|.0f`. A row of a table that is looked up once a year is as right as one that is looked up every day; a memory that is trained is not.
 #
 # ### What an update costs
 #
@@ -227,7 +227,7 @@ print(
 )
 
 # %% [markdown]
-# The noise has three times the standard deviation of the embeddings of subject tokens, as in the paper. The object's first token falls from {result}`tracing.clean|.1f` % to {result}`tracing.corrupted|.1f` %: {result}`tracing.total|.1f` points is the most that any part can bring back.
+# The noise has three times the standard deviation of the embeddings of subject tokens, as in the paper. The object's first token falls from {result}`tracing.clean|.1f` to {result}`tracing.corrupted|.1f`: {result}`tracing.total|.1f` is the most that any part can bring back.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-tracing-maps", "caption": "Average indirect effect in points of probability, by role of the token (rows) and layer (columns), of the state after a block, and of feed-forward and attention outputs in a window of layers around it. One colour scale for all three. In brackets the facts that have such a token. Meng et al. 2022 show the same three maps of GPT-2 XL."}, "image": {"alt": "Three heat maps side by side with token roles as rows and layers as columns: states, feed-forward outputs, and attention outputs; brighter cells restore more of the answer."}}
 ROLES = {
@@ -250,7 +250,7 @@ with plot.figure(columns=3, height=3.0, sharey=True) as panels:
 
 # %% [markdown]
 # Two places can be expected to light up. At the *last token of the prompt*, in late layers, the answer is about to be said: restoring the last state there restores everything, because nothing comes after it. This is no discovery. The other place is the finding of Meng et al.: the *last token of the subject*, in early and middle layers. That is where a causal model has read the whole name for the first time. Here its largest effect is
-# {result}`tracing.state.last_subject|.1f` points, at layer {result}`tracing.state.last_subject.layer` (counted from zero). Compare the two maps on the right: at the subject's last token the feed-forward layers bring back at most {result}`tracing.mlp.last_subject|.1f` points and attention {result}`tracing.attention.last_subject|.1f`; at the prompt's last token they bring back {result}`tracing.mlp.last|.1f` and {result}`tracing.attention.last|.1f`.
+# {result}`tracing.state.last_subject|.1f`, at layer {result}`tracing.state.last_subject.layer` (counted from zero). Compare the two maps on the right: at the subject's last token the feed-forward layers bring back at most {result}`tracing.mlp.last_subject|.1f` and attention {result}`tracing.attention.last_subject|.1f`; at the prompt's last token they bring back {result}`tracing.mlp.last|.1f` and {result}`tracing.attention.last|.1f`.
 # Attention has to carry what was found at the subject to where the answer is said.
 #
 # ## Through which layers?
@@ -285,10 +285,10 @@ with plot.figure(columns=2, height=3.3) as panels:
     )
     panels[0].set(ylabel="indirect effect (points)", title="Severed paths")
     panels[1].set(ylabel="points", title="What feed-forward layers pass on")
-    for axes in panels:
+    for axes, place in zip(panels, ("lower left", "upper right"), strict=True):
         axes.axhline(0, color="#999999", linewidth=1)
         axes.set(xlabel="layer of the restored state", xticks=range(found.values["layers"]))
-        axes.legend()
+        axes.legend(loc=place)
 
 # %%
 print(
@@ -299,14 +299,14 @@ print(
 )
 
 # %% [markdown]
-# Meng et al. choose the layers by eye. Here a rule does it, fixed before it was applied: around the largest gap, all neighbouring layers in which the gap is at least half as large and its interval lies above zero, and always at least the layer of the largest gap. It suggests layers {result}`tracing.first` to {result}`tracing.last`, counted from zero; the largest gap is {result}`tracing.gap|.1f` points of a total of {result}`tracing.total|.1f`. The printed line repeats the rule on three disjoint draws of the facts. Where they disagree,
+# Meng et al. choose the layers by eye. Here a rule does it, fixed before it was applied: around the largest gap, all neighbouring layers in which the gap is at least half as large and its interval lies above zero, and always at least the layer of the largest gap. It suggests layers {result}`tracing.first` to {result}`tracing.last`, counted from zero; the largest gap is {result}`tracing.gap|.1f` of a total of {result}`tracing.total|.1f`. The printed line repeats the rule on three disjoint draws of the facts. Where they disagree,
 # or where the band of the gap holds zero, the suggestion is weak.
 #
 # One detail matters when you read this off. A state is what *leaves* layer $l$. Severing acts in the layers *above* $l$ only, as the restored state has its own layer's memory in it already. A gap at $l$ thus says that memories from $l + 1$ on are at work, and an edit of layer $l$ can still reach them.
 #
 # ### Is this where one should edit?
 #
-# Not necessarily. Tracing says where the *right answer comes from* when the subject is noise. Editing asks where a change of the weights can put *another answer*. Hase et al. (*Does Localization Inform Editing?*) traced fact by fact and edited layer by layer. They found that how well an edit takes depends on the layer, but hardly on where tracing had located the fact. So we use tracing as Meng et al. do, to choose a range once,
+# Not necessarily. Tracing says where the *right answer comes from* when the subject is noise. Editing asks where a change of the weights can put *another answer*. Hase et al. {cite}`hase2023localization` traced fact by fact and edited layer by layer. They found that how well an edit takes depends on the layer, but hardly on where tracing had located the fact. So we use tracing as Meng et al. do, to choose a range once,
 # and do not rest anything on it: a later chapter simply edits other layers, and compares.
 #
 # ## What holds here
@@ -330,17 +330,24 @@ claims.table(lab, claims.CLAIMS["memit.16"])
 # %% [markdown]
 # ## What to conclude
 #
-# *A model is a leaky table that guesses.* It gives {result}`knowing.told.right|.0f` % of what it was told, where the table gives all. Where it does not know it answers all the same, mostly by type, and never says so. How often a fact is written about matters, {result}`knowing.quartile 1.right|.0f` % against {result}`knowing.quartile 4.right|.0f` % from the rarest to the most frequent quarter, and so does the wording.
+# *A model is a table that guesses.* Trained for long enough it gives {result}`knowing.told.right|.0f` of what it was told, in nearly any wording, and whether the subject is read about often or seldom makes little difference by then: {result}`knowing.quartile 1.right|.0f` against {result}`knowing.quartile 4.right|.0f` from the rarest to the most frequent quarter. Where it knows nothing it
+# answers all the same, mostly by type, and never says so.
 #
-# *Guessing has to be measured.* {result}`knowing.held_out.right|.0f` % of held-out facts are answered "rightly" with nothing known. Without this control the kinds of facts could not be compared at all.
+# *Guessing has to be measured.* {result}`knowing.held_out.right|.0f` of held-out facts are answered "rightly" with nothing known. Without this control the kinds of facts could not be compared at all.
 #
-# *The subject's last token matters.* Restoring its state brings back up to {result}`tracing.state.last_subject|.1f` of {result}`tracing.total|.1f` points. Whether it beats other tokens in the early and middle layers, and whether the feed-forward layers or attention pass it on, the table above says: by {result}`tracing.less best other token|+.1f` and {result}`tracing.lost without MLP less lost without attention|+.1f` points.
+# *Consequences are not looked up.* Of facts that follow from others by a rule that a table can be given, the model says {result}`knowing.implied.right|.0f`.
 #
-# *A shallow model leaves little room.* Ours has {result}`tracing.layers` layers. Looking up, moving to the last token and saying the answer have to share them, so that sites which lie far apart in a model of many layers stand side by side here.
+# *There are two sites, as in the papers.* Early, the fact is in the state at the subject's last token, which brings back up to {result}`tracing.state.last_subject|.1f` of {result}`tracing.total|.1f`; late, in the state at the last token of the prompt. Between them attention carries it over: its output at the last token restores up to {result}`tracing.attention.last|.1f` on its own, in layer {result}`tracing.attention.last.layer`.
+#
+# *One feed-forward layer does most of the lookup.* What that of layer {result}`tracing.mlp.last_subject.layer` puts out at the subject's last token restores {result}`tracing.mlp.last_subject|.1f` by itself, nearly as much as the whole state. Hence severing the feed-forward layers *above* a restored state costs little, {result}`tracing.lost without MLP less lost without attention|.1f` more than severing attention:
+# in a model of so few layers there is not much left to sever. The rule names layer {result}`tracing.first`. As a gap there says that memories above it are at work too, the next chapters write into that layer and the one above it, and one of them compares other layers.
 #
 # ## What we tried
 #
-# A first version took every fact whose first token the model says, as the tracing code of Meng et al. does. Among them were objects whose first token most objects of the relation share: the corrupted model said it too, sometimes with more confidence than the clean one, and the averages were diluted. Hence the rule that the first token must tell objects apart, and that the whole object must be said. Neither the noise nor the rule for the layers was tuned.
+# *Where a model looks up a fact depends on the names it has read.* In a first world most words of a name stood in one or two names, and the fact was read from all words of a subject. In a second one neither word of a name told who it was, and the model gathered both at the end of the prompt before it looked anything up: restoring the subject's last token brought back little, and edits
+# there did not carry over to other phrasings. In the world of this chapter the last word of a name is its own, and longer training made the lookup sharper. With four layers in place of six the lookup moved to the end of the prompt again.
+#
+# A first version of the tracing took every fact whose first token the model says, as the tracing code of Meng et al. does. Among them were objects whose first token most objects of the relation share: the corrupted model said it too, sometimes with more confidence than the clean one, and the averages were diluted. Hence the rule that the first token must tell objects apart, and that the whole object must be said. Neither the noise nor the rule for the layers was tuned.
 #
 # ## What differs from the paper
 #
@@ -410,7 +417,7 @@ assert pairs["same"][-1] < 1e-9 < pairs["own"][-1]
 
 # %% [markdown]
 # $\operatorname{Var}(X - Y) = \operatorname{Var} X + \operatorname{Var} Y - 2 \operatorname{Cov}(X, Y)$. A sample of the noise that spares the subject lifts both probabilities, one that hits it hard lowers both. With the same noise this shared part cancels; with noise of its own it adds up. The mean is the same either way. How much is gained depends on how much of the noise is still there after restoring: least where the restored state mends nearly everything, for then it
-# has little left to share, and all of it in the last layer, where restoring changes nothing and the effect is exactly zero in every sample. In this row the variance with noise of its own is at least {result}`tracing.pairing|.1f` times as large.
+# has little left to share, and all of it in the last layer, where restoring changes nothing and the effect is exactly zero in every sample. In this row the variance with noise of its own is at least {result}`tracing.pairing|.1f` as large.
 #
 # ```{solution-end}
 # ```

@@ -43,7 +43,7 @@ class Implications:
     model: Pretraining
     layers: tuple[int, ...] = (0, 1)
     weight: float = 10.0
-    clamp: float = 1.0
+    clamp: float = 2.0
     facts: int = 16
     """Of each kind, where the model knows so many; and of each way in which something follows."""
     part: str = "reported"
