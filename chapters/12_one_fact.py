@@ -372,12 +372,12 @@ plot.table(
 # *For one fact ROME and MEMIT are the same edit, made shorter.* On the matrix the two sides of {eq}`eq-association-identity` differ by at most {result}`association.identity|.0e` of their length, on the model's own keys by {result}`target.identity|.0e`. So a comparison of the two on single facts compares weights, layers and ways to find a value, not two
 # ideas of editing. The keys of the subjects here have $k^{\top} C^{-1} k$ at {result}`target.size|.2f` $M$ on average.
 #
-# *The clamp bounds what the search may add.* For the fact that was looked at, the probability of the new object goes from {result}`target.before|.0f` to {result}`target.clamped.probability|.0f` per cent with the clamp, and to {result}`target.free.probability|.0f` without it, where $\delta$ grows to {result}`target.free.length|.1f` times the length of
+# *The clamp bounds what the search may add.* For the fact that was looked at, the probability of the new object goes from {result}`target.before|.0f` to {result}`target.clamped.probability|.0f` with the clamp, and to {result}`target.free.probability|.0f` without it, where $\delta$ grows to {result}`target.free.length|.1f` times the length of
 # the stream. How much the greater length buys can be read from the two.
 #
 # *A key depends on its context.* The mean cosine of one subject's keys over contexts is {result}`target.cosine.contexts|.2f`, that of different subjects {result}`target.cosine.subjects|.2f`. The bare prompt is a case of its own: where it begins with the subject, the subject's tokens have nothing before them to look at. Its key has a cosine of
-# {result}`target.cosine.bare|.2f` with the others on average, and these {result}`target.cosine.prefixed|.2f` among themselves. That is why it matters which contexts are averaged, and how. ROME's mixture is not harmless in the algebra: at the mean key {result}`single.ROME as_released.missing.mean|.0f` per cent of the value are missing, where the averaged
-# key misses none, and misses {result}`single.ROME averaged.missing.bare|.0f` per cent at the bare one. What it does to the scores is in the table above; with this many facts the intervals are wide.
+# {result}`target.cosine.bare|.2f` with the others on average, and these {result}`target.cosine.prefixed|.2f` among themselves. That is why it matters which contexts are averaged, and how. ROME's mixture is not harmless in the algebra: at the mean key {result}`single.ROME as_released.missing.mean|.0f` of the value are missing, where the averaged
+# key misses none, and misses {result}`single.ROME averaged.missing.bare|.0f` at the bare one. What it does to the scores is in the table above; with this many facts the intervals are wide.
 #
 # *With single facts the paper finds that ROME generalises better and MEMIT is more specific.* Here PS is {result}`single.ROME.PS|.1f` for ROME and {result}`single.MEMIT.PS|.1f` for MEMIT, and NS is {result}`single.ROME.NS|.1f` and {result}`single.MEMIT.NS|.1f`, with {result}`single.unedited.NS|.1f` unedited. That is one number of facts on one model; the claim is
 # judged where several are.
