@@ -238,7 +238,10 @@ plot.table(
 )
 
 # %% [markdown]
-# <!-- LEAD: say here what the laptop rows show of the shape of the curves: which score bends first, and where. -->
+# Up to an eighth of the memories nearly all goes well: {result}`thousands.n 64.ES|.0f` of the new facts are taken, and {result}`thousands.n 64.PS|.0f` of their paraphrases. Old facts give way first: NS falls from {result}`thousands.n 1.NS|.1f` with one fact to {result}`thousands.n 16.NS|.1f` with sixteen and {result}`thousands.n 64.NS|.1f` with sixty-four, and NS+ faster still. Then everything
+# bends at once, between a quarter of the memories and all of them, and with more facts than memories the scores are near those of a coin. Ordinary text tells it earlier than any of them: its loss is {result}`thousands.n 64.nats|.2f` a token at sixty-four facts, of {result}`thousands.n 64.nats before|.2f` before, and {result}`thousands.n 312.nats|.1f` at the load of the paper. That load, as many
+# facts to a memory as ten thousand are to those of GPT-J, is far beyond what this model bears: S is {result}`thousands.n 312.S|.0f` there, far below the star of the paper.
+#
 # From one fact at a time to all of them, ES goes from {result}`thousands.first.ES|.1f` to {result}`thousands.all.ES|.1f`, PS from {result}`thousands.first.PS|.1f` to {result}`thousands.all.PS|.1f`, and NS from {result}`thousands.first.NS|.1f` to {result}`thousands.all.NS|.1f`, where the unedited model has {result}`thousands.all.NS before|.1f`.
 #
 # ## How many facts fit
@@ -330,7 +333,9 @@ plot.table(
 # %% [markdown]
 # The table is of the highest layer, save its last four columns. The *effective rank* is $(\operatorname{tr} K K^{\top})^2 / \lVert K K^{\top} \rVert^2$: over how many directions the keys spread evenly. Ordinary keys of that layer have {result}`capacity.rank|.1f`.
 #
-# <!-- LEAD: with the laptop rows, say how near each prediction is to the measured curve, and by which one the bend is explained. -->
+# What is left unwritten explains only part of the bend. At the paper's load a quarter of the residuals is left ({result}`capacity.n 312.left|.0f`), of which the keys alone foresee less than half: {result}`capacity.n 312.residuals|.0f` with their residuals. But ES has fallen by a third by then. The middle panel shows the rest: old outputs of the highest layer change by {result}`capacity.n 64.disturbance|.0f` of
+# their own mean square at sixty-four facts, and by {result}`capacity.n 312.disturbance|.0f` at the paper's load. Then the layer's ordinary answers are small beside what was added to them, for the new subjects too, whose keys share directions with everybody's: {result}`capacity.n 312.rank|.0f` of effective rank for so many keys. Not room runs out first but the peace between facts.
+#
 # With all facts at once, keys without structure would leave {result}`capacity.all.isotropic|.1f` per cent, these keys {result}`capacity.all.keys|.1f` by {eq}`eq-thousands-dimension`, keys and residuals together {result}`capacity.all.residuals|.1f`, and {result}`capacity.all.left|.1f` were measured. The difference between the first two is what structure
 # makes: subjects that share words have keys that are alike, and from {result}`thousands.subjects` facts on, subjects come again. The third differs from the second where residuals are larger in the directions that are hard to write, and because in a ratio of lengths large residuals count for more. The last differs from the third by what the layers do to one another.
 #
@@ -372,9 +377,35 @@ with plot.figure(rows=2, height=2.8, sharex=True) as panels:
     panels[1].set(xlabel="weight λ of the old memory")
 
 # %% [markdown]
-# <!-- LEAD: with the laptop rows, say whether S peaks inside and what GE does. -->
+# Here NS rises with the weight and ES and PS fall, as in the paper, but only from about a fifth of the memories on; below, nothing moves. $S$ has no peak but a plateau that ends: a light old memory costs nothing at this number of facts, since the new keys are few against the memories, and what old facts suffer is set by the clamp. A heavy one stops the writing: at
+# $\lambda$ of three thousand ES is {result}`thousands.weight 3000.ES|.0f`.
+#
 # The weight that was chosen on tuning facts is {result}`thousands.weight|g`, which is to be read against {result}`thousands.memories` memories, with a clamp of {result}`thousands.clamp|g`. With it S is {result}`thousands.critical.S|.1f` on the reported facts.
 #
+# All of this is at {result}`thousands.at`. Is the best weight the same when there are more facts? At the load of the paper the trials were made once more, on tuning facts, with heavier old memories and both clamps, and the curve of {numref}`fig-thousands-scaling` was drawn again with what was best there.
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-thousands-heavy", "caption": "The harmonic mean S by the number of facts, with weight and clamp chosen on few facts (as everywhere else in this chapter) and with those chosen at the load of the paper. Bands: lowest to highest of the draws of facts."}, "image": {"alt": "Two curves of S against the number of facts on a logarithmic axis: the one with the setting for few facts falls earlier and further than the one with the setting for many."}}
+with plot.figure(height=3.0) as axes:
+    shown = (("scaling", "chosen on few facts"), ("heavy", "chosen at the load of the paper"))
+    for index, (grid, label) in enumerate(shown):
+        places, found = thousands.across(draws, grid, "S")
+        band = list(zip(*found, strict=True))
+        plot.series(axes, places, found[0], label, index=index, origin=sweeps.published.origin)
+        axes.fill_between(
+            places, [min(c) for c in band], [max(c) for c in band], color=plot.COLOURS[index], alpha=0.15, linewidth=0
+        )  # fmt: skip
+    axes.set(
+        xscale="log", xlabel="facts written at once", ylabel="S (%)", ylim=(0, 102), title="One setting does not fit all"
+    )  # fmt: skip
+    axes.legend(loc="lower left")
+
+# %% tags=["hide-input"]
+scores_table(
+    {f"λ = {x:g}, clamp {c:g}": row for (x, c), row in sweeps.loaded.items()},
+    f"{sweeps.load} tuning facts", ("S", "ES", "PS", "NS", "NS+", "NM", "nats"),
+)  # fmt: skip
+
+# %% [markdown]
 # ## Which layers
 #
 # The same facts, the same weight and clamp, other layers. For each range the targets are found anew, above its highest layer; only the first rows of the table share theirs, because they end at the same layer. "Late" and "all but the last" end one block below the last: what the last block puts out at the subject is read by no later token, so nothing that is
@@ -410,7 +441,9 @@ with plot.figure(height=3.2) as axes:
     axes.legend()
 
 # %% [markdown]
-# <!-- LEAD: with the laptop rows, say what spreading buys (critical against "highest 1", same targets) and what late layers lose. -->
+# With the same targets, two layers are better than the higher one alone in every score: the lower one takes half of the way, and the change that each needs is smaller. But the *lower* one alone, with targets of its own, does as well as both. So it is less the number of layers that counts than having the first among them, where tracing put the lookup; the further up, the less is written and the
+# less of it reaches other phrasings.
+#
 # All critical layers have S {result}`thousands.critical.S|.1f`, the highest of them alone {result}`thousands.highest 1.S|.1f`, late layers {result}`thousands.late.S|.1f`. The paper also writes into attention: with its output projections in the same layers as the memory, S is {result}`thousands.attention.S|.1f`.
 #
 # ## What it costs
@@ -738,7 +771,13 @@ claims.table(
 # %% [markdown]
 # ## What to conclude
 #
-# <!-- LEAD: add the conclusions that the laptop rows bear out, in this manner, and leave out those that they do not. -->
+# *With few facts everything holds.* Up to sixteen at once ES, PS and NS all are above nine in ten; with sixty-four, an eighth of the memories, NS alone is not. Beyond a quarter of the memories the model gives way.
+#
+# *A setting is right for a number of facts.* With few, a light old memory does no harm. At the load of the paper it does: with what was chosen there, $\lambda$ of {result}`thousands.heavy.weight|g`, S is {result}`thousands.heavy 312.S|.0f` in place of {result}`thousands.n 312.S|.0f`, and the neighbours go from {result}`thousands.heavy 312.NS before|.0f` to {result}`thousands.heavy 312.NS|.0f`. In units of $M$ that weight
+# is near the paper's own. Whoever edits many should choose on many.
+#
+# *Layers matter more than their number.* Late layers have S {result}`thousands.late.S|.0f`, attention in the early ones {result}`thousands.attention.S|.0f` with the worst NS of all, {result}`thousands.attention.NS|.0f`.
+#
 # *Many facts are one regression.* {eq}`eq-thousands-joint` writes all of them together; the twenty-odd lines above are the whole method, and agree with the editor.
 #
 # *Capacity can be worked out before anything is written.* It takes the keys of the new subjects, the second moment of the old ones and $\lambda$. The effective dimension of all facts in the highest layer is {result}`capacity.all.dimension|.0f`, of {result}`thousands.memories` memories; this layer leaves {result}`capacity.all.unwritten|.0f` per cent of what
@@ -751,7 +790,7 @@ claims.table(
 #
 # ## What we tried
 #
-# Four weights, and at the best of them four clamps, on tuning facts: the same trials are made of every editor of its kind in {doc}`14_field`. The highest S is taken, and among equals the higher NM. They are made once, for one draw, and hold for all draws of reported facts. Nothing else was tuned; the layers are those of {doc}`11_knowledge_base`.
+# Four weights, and at the best of them four clamps, on tuning facts. The highest S is taken, and among equals the higher NM. They are made once, for one draw, and hold for all draws of reported facts. Nothing else was tuned; the layers are those of {doc}`11_knowledge_base`.
 
 # %% tags=["hide-input"]
 plot.table(

@@ -22,7 +22,17 @@ from kemem.editing import MEMIT
 from kemem.editing.effects import questions, standard_noise
 from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import explaining, factual, hardness, many, methods, relations
+from kemem.studies import (
+    explaining,
+    factual,
+    field,
+    hardness,
+    implications,
+    many,
+    methods,
+    relations,
+    thousands,
+)
 from kemem.studies.evidence import relations as told
 from kemem.studies.lab import Lab
 from kemem.studies.methods import Trained
@@ -410,3 +420,18 @@ def test_recorded_rows_are_taken_but_for_those_that_are_live(rows, monkeypatch, 
     assert (
         relations.table(relations.run(lab, "smoke", live=0))[0] == relations.table(found)[0] and not computed
     )
+
+
+def test_settings_are_those_chosen_on_tuning_facts():
+    """What relations and implications are written with is what chapter 13 chose, among the committed rows."""
+    store = Store(ROOT / "nowhere", ROOT / "records" / "laptop", mode="replay")
+    found = thousands.finished(store, thousands.settings("laptop"))
+    g, follow = relations.settings("laptop"), implications.settings("laptop")
+    assert (found.weight, found.clamp) == (g.values[0], g.clamp) == (follow.weight, follow.clamp)
+    for name, value in zip(relations.METHODS[1:], g.values[1:], strict=True):
+        trials = {
+            x: store.find(many.STUDY, many.VERSION, s)
+            for (other, x), s in field.tuning(field.sizes("laptop")).items()
+            if other == name
+        }
+        assert value == max(trials, key=lambda x: trials[x].values["after"]["S"] or 0.0).value

@@ -179,7 +179,7 @@ def test_draws_side_by_side():
 
     def drawn(*scores):
         rows = {float(i): made(x, 1.0) for i, x in enumerate(scores)}
-        return thousands.Sweeps({}, 1.0, 1.0, made(1.0), {}, rows, {}, 1)
+        return thousands.Sweeps({}, 1.0, 1.0, made(1.0), {}, rows, {}, 1, {}, {})
 
     draws = [drawn(5.0, 6.0), drawn(7.0, 8.0), drawn(7.0, None), drawn(1.0)]
     assert thousands.across(draws, "weights", "ES") == ([0.0, 1.0], [[5.0, 6.0], [7.0, 8.0]])
@@ -227,7 +227,8 @@ def test_sweeps_are_gathered_from_finished_rows_and_from_nothing_else(stored):
     assert found.capacity.settings["of"]["value"] == 30.0
     again = thousands.finished(store, S)
     assert [r.digest for r in again.rows] == [r.digest for r in found.rows]
-    assert len(found.rows) == len({r.digest for r in found.rows}) < 7 + 1 + 4 + 3 + len(found.layers)
+    more = len(found.layers) + len(found.loaded) + len(found.heavy)
+    assert len(found.rows) == len({r.digest for r in found.rows}) < 7 + 1 + 4 + 3 + more
     for missing in (
         found.trials[30.0, 1.5],
         found.capacity,
@@ -292,7 +293,12 @@ def three(stored, monkeypatch):
 
 
 def test_evidence_on_claims_7_and_12(three):
-    (seven,) = says.EVIDENCE["memit.7"](three, "smoke")
+    seven, heavier = says.EVIDENCE["memit.7"](three, "smoke")
+    # of the weights at that load 10 and 100, at clamps 1.0 and 1.5, the nearest to 30 and 1.5
+    assert (
+        heavier.series == {"NS": pytest.approx((66.0 + math.log(10) - 90.0,) * 3)}
+        and "chosen at" in heavier.on
+    )
     assert S.load == 4  # of the counts given that with most facts to a memory
     assert seven.series == {"NS": pytest.approx((66.0 + math.log(30) - 90.0,) * 3)} and len(seven.rows) == 3
     assert verdict(CLAIMS["memit.7"], seven, "smoke").verdict == "fails", (
@@ -319,7 +325,9 @@ def test_without_a_row_or_a_number_there_is_no_evidence(tmp_path, monkeypatch, t
     monkeypatch.setattr(thousands, "SEEDS", {"smoke": (0, 1, 2, 3)})
     assert says.EVIDENCE["memit.7"](three, "smoke") == [], "a draw is missing"
     silent = made(40.0, GE=None)
-    sweeps = thousands.Sweeps({}, 3.0, 1.0, made(1.0), {}, {1.0: silent, 3.0: silent, 50.0: silent}, {}, 1)
+    sweeps = thousands.Sweeps(
+        {}, 3.0, 1.0, made(1.0), {}, {1.0: silent, 3.0: silent, 50.0: silent}, {}, 1, {}, {}
+    )
     assert says.weighed(sweeps) is None
 
 

@@ -6,9 +6,7 @@ from kemem.runs import Store
 from kemem.studies import (
     acquiring,
     association,
-    critique,
     decay,
-    field,
     implications,
     inside,
     knowing,
@@ -20,10 +18,8 @@ from kemem.studies import (
     realpassages,
     realtext,
     relations,
-    released,
     resuscitating,
     robustness,
-    sequence,
     single_edits,
     stages,
     thousands,
@@ -33,8 +29,7 @@ from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
     memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
-    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications, field,
-    released, sequence, critique,
+    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications,
 )  # fmt: skip
 
 

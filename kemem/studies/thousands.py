@@ -22,7 +22,7 @@ from kemem.studies.pretraining import Pretraining
 
 CHAPTER = "13_thousands"
 VERSION = many.VERSION
-ROWS = {many.STUDY: many.VERSION}
+ROWS = {many.STUDY: many.VERSION, **capacity.ROWS}
 METHOD = "MEMIT"
 SEEDS = {"smoke": (0,), "laptop": (0, 1, 2)}
 """Of the draws of facts; the first is live in the chapter."""
@@ -53,6 +53,8 @@ class Thousands:
     at: int = 64
     """Facts of the trials and of the sweeps of weights and layers: an eighth of a layer's memories."""
     weights: tuple[float, ...] = WEIGHTS
+    heavier: tuple[float, ...] = (10.0, 100.0, 300.0, 1000.0)
+    """Weights that are tried at the published load."""
     written: int = 8
     texts: int = 2000
     dtype: str | None = None
@@ -67,7 +69,7 @@ class Thousands:
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {
         "layers": (0, 1), "counts": (1, 2, 4, 8), "least": 8, "most": 24, "at": 8,
-        "weights": (0.3, 10.0, 30.0, 100.0, 300.0, 3000.0), "written": 1, "texts": 100,
+        "weights": (0.3, 10.0, 30.0, 100.0, 300.0, 3000.0), "heavier": (10.0, 100.0), "written": 1, "texts": 100,
     },
 }  # fmt: skip
 
@@ -102,6 +104,20 @@ def clampings(s: Thousands, weight: float) -> dict[Trial, Many]:
 def chosen(rows: Mapping[Trial, Row]) -> Trial:
     """The trial with the highest S, among equals that whose neighbours keep most of their probability (NM)."""
     return max(rows, key=lambda x: (score(rows[x], "S") or 0.0, score(rows[x], "NM") or 0.0))
+
+
+def loaded(s: Thousands, clamp: float) -> dict[Trial, Many]:
+    """Trials at the published load, on tuning facts: heavier old memories, at either clamp."""
+    return {
+        (x, c): one(s, (x, c), s.load, part="tuning", written=0, seed=0)
+        for x in s.heavier
+        for c in dict.fromkeys((CLAMP, clamp))
+    }
+
+
+def heavy(s: Thousands, at: Trial, known: int) -> dict[int, Many]:
+    """By number of facts, from that of the first trials on, with what was chosen at the published load."""
+    return {n: one(s, at, n, written=0) for n in up_to(s.counts, known, s.least) if n >= min(s.at, s.load)}
 
 
 def capacities(s: Thousands, at: Trial) -> Capacity:
@@ -161,6 +177,8 @@ class Sweeps:
     weights: dict[float, Row]
     layers: dict[str, Row]
     load: int
+    loaded: dict[Trial, Row]
+    heavy: dict[int, Row]
 
     @property
     def published(self) -> Row:
@@ -171,7 +189,8 @@ class Sweeps:
     def rows(self) -> list[Row]:
         """Each once."""
         every = [
-            *self.trials.values(), self.capacity, *self.scaling.values(), *self.weights.values(), *self.layers.values()
+            *self.trials.values(), self.capacity, *self.scaling.values(), *self.weights.values(), *self.layers.values(),
+            *self.loaded.values(), *self.heavy.values(),
         ]  # fmt: skip
         return list({row.digest: row for row in every}.values())
 
@@ -183,7 +202,10 @@ def gathered(s: Thousands, edited: Callable[[Many], Row], held: Callable[[Capaci
     at = chosen(tried)
     room = held(capacities(s, at))
     grids = (scaling(s, at, room.values["known"]), weights(s, at[1]), layers(s, at))
-    return Sweeps(tried, *at, room, *({key: edited(m) for key, m in grid.items()} for grid in grids), s.load)
+    more = {x: edited(m) for x, m in loaded(s, at[1]).items()}
+    found = [{key: edited(m) for key, m in grid.items()} for grid in grids]
+    heavier = heavy(s, chosen(more), room.values["known"])
+    return Sweeps(tried, *at, room, *found, s.load, more, {n: edited(m) for n, m in heavier.items()})
 
 
 def run(lab: Lab, s: Thousands, *, recorded: bool = False) -> Sweeps:
@@ -258,12 +280,19 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     named: dict[str, tuple[float | int, str, Row]] = {
         "thousands.weight": (found.weight, "keys", found.trials[found.weight, found.clamp]),
         "thousands.clamp": (found.clamp, "of the stream", found.trials[found.weight, found.clamp]),
+        "thousands.load": (found.load, "facts", found.published),
+        "thousands.heavy.weight": (
+            found.heavy[found.load].settings["value"],
+            "keys",
+            found.heavy[found.load],
+        ),
         **{f"thousands.{name}": (v[name], "", room) for name in ("known", "subjects", "memories", "width")},
         "thousands.at": (found.layers["critical"].values["facts"], "facts", found.layers["critical"]),
     }
     rows = {f"n {count}": row for count, row in found.scaling.items()}
     rows |= {"first": all_rows[0], "all": all_rows[-1]}
     rows |= {f"weight {x:g}": row for x, row in found.weights.items()} | found.layers
+    rows |= {f"heavy {count}": row for count, row in found.heavy.items()}
     for name, row in rows.items():
         for own in ("S", *SUCCESS, "NS+", "EM", "PM", "NM", "nats", *TEXTS):
             for when, mark in (("after", ""), ("before", " before")):
@@ -275,11 +304,10 @@ def results(store: Store, scale: str) -> dict[str, Result]:
             named[f"thousands.{name}.{phase}"] = (1000 * spent, "ms", row)
     ends = (("first", points[0]), ("all", points[-1]))
     for name, point in (*((f"n {point['count']}", point) for point in points), *ends):
-        for own in ("keys", "isotropic", "residuals", "left"):
-            named[f"capacity.{name}.{own}"] = (100 * point[own], "%", room)
-        for own in ("unwritten", "disturbance"):
-            named[f"capacity.{name}.{own}"] = (100 * point[own][-1], "%", room)
-        named[f"capacity.{name}.dimension"] = (point["dimension"][-1], "directions", room)
-        named[f"capacity.{name}.rank"] = (point["rank"][-1], "directions", room)
+        shares = {own: point[own] for own in ("keys", "isotropic", "residuals", "left")}
+        shares |= {own: point[own][-1] for own in ("unwritten", "disturbance")}
+        named |= {f"capacity.{name}.{own}": (100 * share, "%", room) for own, share in shares.items()}
+        for own in ("dimension", "rank"):
+            named[f"capacity.{name}.{own}"] = (point[own][-1], "directions", room)
     named["capacity.rank"] = (v["rank"][-1], "directions", room)
     return told(named)

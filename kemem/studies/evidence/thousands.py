@@ -17,7 +17,9 @@ Measure = Callable[[Sweeps], dict[str, float] | None]
 Used = Callable[[Sweeps], Sequence[Row]]
 
 
-def _from_draws(measure: Measure, used: Used, unit: str, store: Store, scale: str) -> list[Evidence]:
+def _from_draws(
+    measure: Measure, used: Used, unit: str, store: Store, scale: str, more: str = ""
+) -> list[Evidence]:
     """Empty where rows of a draw are missing, or where one of its numbers is."""
     if scale not in factual.SCALES:
         return []
@@ -30,7 +32,7 @@ def _from_draws(measure: Measure, used: Used, unit: str, store: Store, scale: st
             return []
         values.append(measured)
         rows |= {row.digest: row for row in used(found)}  # trials are those of every draw
-    on = f"the model of chapter 11, {len(values)} draws of facts"
+    on = f"the model of chapter 11, {len(values)} draws of facts{more}"
     return [evidence(on, values, list(rows.values()), unit)] if values else []
 
 
@@ -38,6 +40,12 @@ def neighbours(sweeps: Sweeps) -> dict[str, float] | None:
     """Claim 7: NS after MEMIT less that of the same requests before, with as many facts to a memory as published."""
     last = sweeps.published
     return _without_none({"NS": _less(score(last, "NS"), score(last, "NS", "before"))})
+
+
+def neighbours_under_weight(sweeps: Sweeps) -> dict[str, float] | None:
+    """Claim 7 with the weight and clamp that were chosen at this number of facts."""
+    row = sweeps.heavy[sweeps.load]
+    return _without_none({"NS": _less(score(row, "NS"), score(row, "NS", "before"))})
 
 
 def weighed(sweeps: Sweeps) -> dict[str, float] | None:
@@ -93,8 +101,21 @@ def _without_none(found: dict[str, float | None]) -> dict[str, float] | None:
     return known if len(known) == len(found) else None
 
 
+def load_and_weight(store: Store, scale: str) -> list[Evidence]:
+    """Claim 7: with what was chosen at few facts, as all of the chapter, and with what was chosen at this number."""
+    chosen_here = partial(
+        _from_draws,
+        neighbours_under_weight,
+        lambda found: [found.heavy[found.load]],
+        "points",
+        more=", weight and clamp chosen at this number",
+    )
+    plain = partial(_from_draws, neighbours, lambda found: [found.published], "points")
+    return [*plain(store, scale), *chosen_here(store, scale)]
+
+
 EVIDENCE: dict[str, Reader] = {
-    "memit.7": partial(_from_draws, neighbours, lambda found: [found.published], "points"),
+    "memit.7": load_and_weight,
     "memit.12": partial(
         _from_draws,
         weighed,
