@@ -35,6 +35,7 @@ seed = 0  # of the draw of facts, of their new objects and of the model's own pr
 device = "auto"  # auto, cpu, cuda or mps
 dtype = None  # float32, bfloat16 or float64; None: the scale's own
 batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
+most = None  # the most facts that are written at once on this machine, more being recorded; None: what the study says
 
 # %%
 import math
@@ -52,7 +53,7 @@ lab = book.open_chapter("13_thousands", globals())
 
 # %%
 s = thousands.settings(scale, seed=seed, dtype=dtype)
-sweeps = thousands.run(lab, s)
+sweeps = thousands.run(lab, s, most=thousands.LIVE if most is None else most)
 draws = [sweeps] + [
     thousands.run(lab, thousands.settings(scale, seed=other, dtype=dtype), recorded=True)
     for other in thousands.SEEDS[scale]
@@ -176,8 +177,10 @@ def drawn(axes, grid, name, index):
     places, curves = thousands.across(draws, grid, name)
     if not curves:
         return
-    origin = next(iter(getattr(sweeps, grid).values())).origin
-    plot.series(axes, places, curves[0], name, index=index, origin=origin)
+    origins = [row.origin for row in getattr(sweeps, grid).values()]
+    for origin in dict.fromkeys(origins):
+        own = [(x, y) for x, y, of in zip(places, curves[0], origins, strict=True) if of == origin]
+        plot.series(axes, *zip(*own, strict=True), name, index=index, origin=origin)
     band = list(zip(*curves, strict=True))
     axes.fill_between(
         places, [min(c) for c in band], [max(c) for c in band], color=plot.COLOURS[index], alpha=0.15, linewidth=0

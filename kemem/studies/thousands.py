@@ -27,6 +27,7 @@ METHOD = "MEMIT"
 SEEDS = {"smoke": (0,), "laptop": (0, 1, 2)}
 """Of the draws of facts; the first is live in the chapter."""
 LOAD = 10_000 / 16_384  # facts to memories of a layer, as published
+LIVE = 128  # facts at once that a chapter writes on the reader's machine; more are recorded
 CLAMP = 1.0  # at which weights are tried
 PHASES = ("values", "keys", "solve")
 TEXTS = ("GE", "RS")
@@ -195,32 +196,39 @@ class Sweeps:
         return list({row.digest: row for row in every}.values())
 
 
-def gathered(s: Thousands, edited: Callable[[Many], Row], held: Callable[[Capacity], Row]) -> Sweeps:
-    """The sweeps from whatever gives rows: trials first, as the others hang on their choice."""
+def gathered(
+    s: Thousands, edited: Callable[[Many], Row], held: Callable[[Capacity], Row],
+    curve: Callable[[Many], Row] | None = None,
+) -> Sweeps:  # fmt: skip
+    """The sweeps from whatever gives rows: trials first, as the others hang on their choice. curve: gives those of
+    the curve by number of facts, where they come from elsewhere."""
     tried = {x: edited(m) for x, m in trials(s).items()}
     tried |= {x: edited(m) for x, m in clampings(s, chosen(tried)[0]).items()}
     at = chosen(tried)
     room = held(capacities(s, at))
-    grids = (scaling(s, at, room.values["known"]), weights(s, at[1]), layers(s, at))
+    grown = {n: (curve or edited)(m) for n, m in scaling(s, at, room.values["known"]).items()}
     more = {x: edited(m) for x, m in loaded(s, at[1]).items()}
-    found = [{key: edited(m) for key, m in grid.items()} for grid in grids]
+    found = [{key: edited(m) for key, m in grid.items()} for grid in (weights(s, at[1]), layers(s, at))]
     heavier = heavy(s, chosen(more), room.values["known"])
-    return Sweeps(tried, *at, room, *found, s.load, more, {n: edited(m) for n, m in heavier.items()})
+    return Sweeps(tried, *at, room, grown, *found, s.load, more, {n: edited(m) for n, m in heavier.items()})
 
 
-def run(lab: Lab, s: Thousands, *, recorded: bool = False) -> Sweeps:
-    """All rows of a draw of facts. recorded: those that are among the records are taken from there."""
+def run(lab: Lab, s: Thousands, *, recorded: bool = False, most: int = LIVE) -> Sweeps:
+    """All rows of a draw of facts. Of the curve those of up to `most` facts are computed here, unless `recorded`; all
+    others are taken from the records, where they are there."""
     benches = Benches(lab)
 
-    def edited(m: Many) -> Row:
-        found = lab.store.find(many.STUDY, many.VERSION, m, recorded=True) if recorded else None
-        return found or many.run(benches, m)
+    def taken(m: Many) -> Row:
+        return lab.store.find(many.STUDY, many.VERSION, m, recorded=True) or many.run(benches, m)
+
+    def here(m: Many) -> Row:
+        return many.run(benches, m) if m.count <= most and not recorded else taken(m)
 
     def held(c: Capacity) -> Row:
-        found = lab.store.find(capacity.STUDY, capacity.VERSION, c, recorded=True) if recorded else None
+        found = lab.store.find(capacity.STUDY, capacity.VERSION, c, recorded=True)
         return found or capacity.run(benches, c)
 
-    return gathered(s, edited, held)
+    return gathered(s, taken, held, here)
 
 
 def finished(store: Store, s: Thousands, *, recorded: bool = False) -> Sweeps | None:
