@@ -275,7 +275,7 @@ def test_what_a_key_of_rome_misses(opened, requests, key):
 
 def test_contexts_are_weighed_as_released_or_evenly(opened, requests):
     r = requests[0]
-    released, even = (single_edits.weighted(opened, r, LAYER, 7.0, each) for each in (False, True))
+    released, even = (single_edits.weighted(opened, r, MEMIT((LAYER,), 7.0), each) for each in (False, True))
     own = MEMIT((LAYER,), 7.0)(opened.model, opened.tok, [r], opened.moments, templates=opened.templates)
     (name,) = own.deltas
     assert torch.allclose(released.deltas[name], own.deltas[name], rtol=1e-8, atol=1e-12)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,8 @@ class Edits:
     layers: tuple[int, ...] = (0, 1)
     """Written by MEMIT; all that write one layer take the last of them."""
     weights: tuple[float, ...] = (5.0, 50.0, 500.0)
+    search: Search = field(default_factory=Search)
+    """Of MEMIT's targets; their clamp is tried in chapter 13."""
     clamps: tuple[float, ...] = (1.0, 2.0, 4.0)
     rates: tuple[float, ...] = (5e-4, 1.5e-3, 5e-3)
     radii: tuple[float, ...] = (1e-2, 2e-2, 4e-2)
@@ -64,6 +66,7 @@ class Edits:
 
 
 SIZES: dict[str, dict[str, Any]] = {
+    "laptop": {"weights": (1.0, 10.0, 100.0), "clamps": (2.0, 4.0, 8.0), "search": Search(clamp=2.0)},
     "smoke": {"weights": (1.0, 10.0, 100.0), "asked": (24, 24), "facts": (3, 4), "texts": 100},
 }
 
@@ -84,8 +87,8 @@ def trials(s: Edits) -> dict[str, dict[float, Editor]]:
     return {
         "ROME": rome("as_released"),
         "r-ROME": rome("averaged"),
-        MEMIT_ONE: {x: MEMIT((one,), x) for x in s.weights},
-        "MEMIT": {x: MEMIT(s.layers, x) for x in s.weights},
+        MEMIT_ONE: {x: MEMIT((one,), x, s.search) for x in s.weights},
+        "MEMIT": {x: MEMIT(s.layers, x, s.search) for x in s.weights},
         "FT": {x: FineTune.ft(one, rate=x) for x in s.rates},
         "FT-L": {x: FineTune.ft_l(one, x, rate=x) for x in s.radii},
     }
@@ -152,7 +155,7 @@ def run(lab: Lab, s: Edits) -> Row:
             "unedited": judged(at, reported, lambda _: Edit({})), "tried": tried, "methods": final,
             "keys": {key: one_key(at, reported, ROME(s.layers[-1], search, key)) for key in KEYS},
             "contexts": {
-                name: judged(at, reported, lambda r, even=even: weighted(at, r, s.layers[-1], chosen[MEMIT_ONE], even))
+                name: judged(at, reported, lambda r, even=even: weighted(at, r, methods[MEMIT_ONE][chosen[MEMIT_ONE]], even))
                 for name, even in (("as released", False), ("as printed", True))
             },
         }  # fmt: skip
@@ -207,16 +210,16 @@ def one_key(at: Bench, requests: Sequence[Request], editor: ROME) -> dict[str, A
     return {**scores, "missing": {"bare": bare, "mean": mean}}
 
 
-def weighted(at: Bench, r: Request, layer: int, weight: float, even: bool) -> Edit:
-    """MEMIT on one layer with the key's contexts weighed evenly, as in the paper's eq. 19, or as released."""
-    memories = Memories(at.model)
+def weighted(at: Bench, r: Request, editor: MEMIT, even: bool) -> Edit:
+    """MEMIT on the one layer of the editor with the key's contexts weighed evenly, as in the paper's eq. 19, or as released."""
+    memories, (layer,) = Memories(at.model), editor.layers
     of = editing.contexts(at.tok, [r], at.templates)
     keys = context_keys(at, of[0], layer)
     share = torch.full((len(keys),), 1 / len(keys)).to(keys) if even else shares(len(keys)).to(keys)
-    z = maker(at, MEMIT((layer,), weight))(r).notes["targets"]
+    z = maker(at, editor)(r).notes["targets"]
     stream = Beginning(memories, of[0].to_subject[:1]).outputs(layer, torch.tensor([0]))
     lacking = (z - stream).double().T
-    delta = editing.closed_form(keys.T @ share[:, None], lacking, at.moments[layer], weight=weight)
+    delta = editing.closed_form(keys.T @ share[:, None], lacking, at.moments[layer], weight=editor.weight)
     return Edit(value_deltas(memories, {layer: delta}))
 
 
