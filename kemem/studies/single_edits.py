@@ -148,14 +148,14 @@ def run(lab: Lab, s: Edits) -> Row:
             name: {"value": x, **judged(at, reported, maker(at, methods[name][x]))}
             for name, x in chosen.items()
         }
-        search = Search(steps=20, clamp=chosen["ROME"])
+        search, one = Search(steps=20, clamp=chosen["ROME"]), methods[MEMIT_ONE][chosen[MEMIT_ONE]]
         memories = Memories(at.model)
         return {
             "known": {"tuning": first, "reported": second}, "memories": memories.count,
             "unedited": judged(at, reported, lambda _: Edit({})), "tried": tried, "methods": final,
             "keys": {key: one_key(at, reported, ROME(s.layers[-1], search, key)) for key in KEYS},
             "contexts": {
-                name: judged(at, reported, lambda r, even=even: weighted(at, r, methods[MEMIT_ONE][chosen[MEMIT_ONE]], even))
+                name: judged(at, reported, lambda r, even=even: weighted(at, r, one, even))
                 for name, even in (("as released", False), ("as printed", True))
             },
         }  # fmt: skip
@@ -211,7 +211,7 @@ def one_key(at: Bench, requests: Sequence[Request], editor: ROME) -> dict[str, A
 
 
 def weighted(at: Bench, r: Request, editor: MEMIT, even: bool) -> Edit:
-    """MEMIT on the one layer of the editor with the key's contexts weighed evenly, as in the paper's eq. 19, or as released."""
+    """MEMIT on its one layer with the key's contexts weighed evenly, as in the paper's eq. 19, or as released."""
     memories, (layer,) = Memories(at.model), editor.layers
     of = editing.contexts(at.tok, [r], at.templates)
     keys = context_keys(at, of[0], layer)
