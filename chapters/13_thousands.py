@@ -339,7 +339,7 @@ plot.table(
 # What is left unwritten explains only part of the bend. At the paper's load a quarter of the residuals is left ({result}`capacity.n 312.left|.0f`), of which the keys alone foresee less than half: {result}`capacity.n 312.residuals|.0f` with their residuals. But ES has fallen by a third by then. The middle panel shows the rest: old outputs of the highest layer change by {result}`capacity.n 64.disturbance|.0f` of
 # their own mean square at sixty-four facts, and by {result}`capacity.n 312.disturbance|.0f` at the paper's load. Then the layer's ordinary answers are small beside what was added to them, for the new subjects too, whose keys share directions with everybody's: {result}`capacity.n 312.rank|.0f` of effective rank for so many keys. Not room runs out first but the peace between facts.
 #
-# With all facts at once, keys without structure would leave {result}`capacity.all.isotropic|.1f` per cent, these keys {result}`capacity.all.keys|.1f` by {eq}`eq-thousands-dimension`, keys and residuals together {result}`capacity.all.residuals|.1f`, and {result}`capacity.all.left|.1f` were measured. The difference between the first two is what structure
+# With all facts at once, keys without structure would leave {result}`capacity.all.isotropic|.1f`, these keys {result}`capacity.all.keys|.1f` by {eq}`eq-thousands-dimension`, keys and residuals together {result}`capacity.all.residuals|.1f`, and {result}`capacity.all.left|.1f` were measured. The difference between the first two is what structure
 # makes: subjects that share words have keys that are alike, and from {result}`thousands.subjects` facts on, subjects come again. The third differs from the second where residuals are larger in the directions that are hard to write, and because in a ratio of lengths large residuals count for more. The last differs from the third by what the layers do to one another.
 #
 # The weight decides where the slope lies. From the keys alone, for one layer:
@@ -366,7 +366,7 @@ with plot.figure(height=3.2) as axes:
 #
 # ## The weight of the old memory
 #
-# Now {result}`thousands.at` facts, and $\lambda$ over four decades. A heavy old memory protects old facts and hinders new ones. The paper finds that NS and GE rise with $\lambda$, that ES and PS fall, and that S is best in between.
+# Now {result}`thousands.at`, and $\lambda$ over four decades. A heavy old memory protects old facts and hinders new ones. The paper finds that NS and GE rise with $\lambda$, that ES and PS fall, and that S is best in between.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-thousands-weights", "caption": "Scores against the weight of the old memory. Above: ES, PS, NS and S. Below: GE, the entropy of what is written. Bands: lowest to highest of the draws of facts. The dotted line is the weight that was chosen on tuning facts."}, "image": {"alt": "Two panels with a logarithmic axis of lambda: above the four success scores, below the entropy of generated text; a vertical dotted line marks the chosen weight."}}
 with plot.figure(rows=2, height=2.8, sharex=True) as panels:
@@ -444,7 +444,7 @@ with plot.figure(height=3.2) as axes:
     axes.legend()
 
 # %% [markdown]
-# With the same targets, two layers are better than the higher one alone in every score: the lower one takes half of the way, and the change that each needs is smaller. But the *lower* one alone, with targets of its own, does as well as both. So it is less the number of layers that counts than having the first among them, where tracing put the lookup; the further up, the less is written and the
+# With the same targets, two layers are better here than the higher one alone in every score: the lower one takes half of the way, and the change that each needs is smaller. But the *lower* one alone, with targets of its own, does as well as both. So it is less the number of layers that counts than having the first among them, where tracing put the lookup; the further up, the less is written and the
 # less of it reaches other phrasings.
 #
 # All critical layers have S {result}`thousands.critical.S|.1f`, the highest of them alone {result}`thousands.highest 1.S|.1f`, late layers {result}`thousands.late.S|.1f`. The paper also writes into attention: with its output projections in the same layers as the memory, S is {result}`thousands.attention.S|.1f`.
@@ -607,7 +607,8 @@ with plot.figure(columns=2, height=3.0) as panels:
 # Over cuts the median of $R^2$ is {result}`relations.rule.R2|.2f` (the cut that was fixed beforehand: {result}`relations.rule.R2.first|.2f`), where chance gives {result}`relations.rule.R2.chance|.2f`; of the rank correlation {result}`relations.rule.rank|.2f`, where chance gives {result}`relations.rule.rank.chance|.2f`. A random deal does as well in a share
 # of {result}`relations.rule.R2.p|.2f` and {result}`relations.rule.rank.p|.2f` of all cases.
 #
-# <!-- LEAD: one sentence that says whether the rule holds for the other half, by these two shares, and which predictor it leans on. If neither share is small: say that nothing measured before the edit was found to tell which relation is hard, with this many relations. -->
+# So the rule holds for relations that it has not seen, if weakly: it puts them in order far better than chance would, but says little of how large the differences are. What it leans on is overlap. The strongest predictor by itself is *{result}`relations.best`*, and random scores yield as strong a one in a share of {result}`relations.best.p|.3f` of all deals: where the subjects of a relation have keys like those
+# of their neighbours, what is written for one is read by the other. The place of the lookup, which tracing sees, tells nothing here.
 #
 # ## Two relations at once
 #
@@ -783,10 +784,10 @@ claims.table(
 #
 # *Many facts are one regression.* {eq}`eq-thousands-joint` writes all of them together; the twenty-odd lines above are the whole method, and agree with the editor.
 #
-# *Capacity can be worked out before anything is written.* It takes the keys of the new subjects, the second moment of the old ones and $\lambda$. The effective dimension of all facts in the highest layer is {result}`capacity.all.dimension|.0f`, of {result}`thousands.memories` memories; this layer leaves {result}`capacity.all.unwritten|.0f` per cent of what
+# *Capacity can be worked out before anything is written.* It takes the keys of the new subjects, the second moment of the old ones and $\lambda$. The effective dimension of all facts in the highest layer is {result}`capacity.all.dimension|.0f`, of {result}`thousands.memories` memories; this layer leaves {result}`capacity.all.unwritten|.0f` of what
 # it is asked for, and all layers together {result}`capacity.all.left|.0f`.
 #
-# *The old memory pays in the same currency.* The mean squared change of old outputs in the highest layer is {result}`capacity.first.disturbance|.2g` per cent for the fewest facts and {result}`capacity.all.disturbance|.2g` for all, while NS goes from {result}`thousands.first.NS|.1f` to {result}`thousands.all.NS|.1f`.
+# *The old memory pays in the same currency.* The mean squared change of old outputs in the highest layer is {result}`capacity.first.disturbance|.2g` for the fewest facts and {result}`capacity.all.disturbance|.2g` for all, while NS goes from {result}`thousands.first.NS|.1f` to {result}`thousands.all.NS|.1f`.
 #
 # *What follows from a fact is not written with it, unless the question names the subject.* Over {result}`implied.reversed.facts` reversed questions success changes by {result}`implied.reversed.change|+.1f`, although an edit of their own writes {result}`implied.inverse.own|.0f` of the inverse ones. At the end of a chain it changes by {result}`implied.chain.change|+.1f`, in two steps by
 # {result}`implied.two steps.change|+.1f`.
