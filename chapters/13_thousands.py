@@ -380,7 +380,7 @@ with plot.figure(rows=2, height=2.8, sharex=True) as panels:
     panels[1].set(xlabel="weight λ of the old memory")
 
 # %% [markdown]
-# Here NS rises with the weight and ES and PS fall, as in the paper, but only from about a fifth of the memories on; below, nothing moves. $S$ has no peak but a plateau that ends: a light old memory costs nothing at this number of facts, since the new keys are few against the memories, and what old facts suffer is set by the clamp. A heavy one stops the writing: at
+# Here NS rises with the weight and ES and PS fall, as in the paper, but only from about a fifth of the memories on; below, nothing moves. GE does not rise: it moves by one or two in a hundred, and not in one direction. $S$ has no peak but a plateau that ends: a light old memory costs nothing at this number of facts, since the new keys are few against the memories, and what old facts suffer is set by the clamp. A heavy one stops the writing: at
 # $\lambda$ of three thousand ES is {result}`thousands.weight 3000.ES|.0f`.
 #
 # The weight that was chosen on tuning facts is {result}`thousands.weight|g`, which is to be read against {result}`thousands.memories` memories, with a clamp of {result}`thousands.clamp|g`. With it S is {result}`thousands.critical.S|.1f` on the reported facts.
@@ -506,7 +506,7 @@ with plot.figure(height=1.4 + 0.34 * len(names)) as axes:
             scores = [relations.score(each.alone[method][name]) for each in by_relation]
             plotted(axes, row + 0.2 * (1 - index), scores, index, f"{method} ({draws})" if row == 0 else None)
     axes.set(
-        yticks=range(len(names)), yticklabels=[said(name) for name in names], xlabel="S (%)",
+        yticks=range(len(names)), yticklabels=[said(name) for name in names], xlabel="S (%)", xlim=(0, 105),
         title="Facts of one relation, by method",
     )  # fmt: skip
     axes.figure.legend(loc="outside lower center", ncols=2)
