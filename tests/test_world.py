@@ -646,7 +646,9 @@ def test_shared_names(type_, people, casts):
     trained = named(one, type_, "trained")
     assert len({last for _, last in trained}) == len(trained)  # the last word alone tells whose it is
     assert len({first for first, _ in named(one, type_)}) <= 12
-    assert {last for _, last in named(one, type_)} == {last for _, last in trained}  # others are of known words
+    assert {last for _, last in named(one, type_)} == {
+        last for _, last in trained
+    }  # others are of known words
     several = named(two, type_)
     for place in (0, 1):
         assert len(several) / len({pair[place] for pair in several}) > 1.4

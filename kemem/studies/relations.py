@@ -48,7 +48,8 @@ class Grid:
 
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smoke": (
-        {"count": 4, "most": 4, "others": 3, "traced": 2, "samples": 2, "texts": 100}, {"least": 2, "sizes": (4,)},
+        {"count": 4, "most": 4, "others": 3, "traced": 2, "samples": 2, "texts": 100},
+        {"least": 2, "sizes": (4,)},
     ),
 }
 SEEDS = {"smoke": (0,)}  # of facts; elsewhere three
