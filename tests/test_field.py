@@ -96,7 +96,7 @@ def test_every_method_is_tried_as_often_on_tuning_facts():
     for (name, of), s in (grid | more).items():
         assert (s.method, s.value, s.clamp, s.part, s.count, s.blocks) == (name, *of, "tuning", 60, 1)
         assert (s.mend is None) == (name != "MEND") and (s.mend is None or s.mend.rate == of.value)
-    assert [of.value for _, of in field.tuning(replace(WIDE, tried=2, names=("FT-W",)))] == [5e-4, 1e-2]
+    assert [of.value for _, of in field.tuning(replace(WIDE, tried=2, names=("FT-W",)))] == [2e-3, 4e-2]
 
 
 def test_the_best_on_tuning_facts_is_taken(wide):

@@ -23,6 +23,7 @@ from kemem.studies.many import Benches, Many
 from kemem.studies.methods import Trained
 
 CHAPTER = "13_thousands"
+VERSION = many.VERSION
 ROWS = {many.STUDY: many.VERSION, hardness.STUDY: hardness.VERSION}
 METHODS = ("MEMIT", "FT-W", "MEND")
 

@@ -287,7 +287,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     all_rows = list(found.scaling.values())
     named: dict[str, tuple[float | int, str, Row]] = {
         "thousands.weight": (found.weight, "keys", found.trials[found.weight, found.clamp]),
-        "thousands.clamp": (found.clamp, "of the stream", found.trials[found.weight, found.clamp]),
+        "thousands.clamp": (found.clamp, "lengths of the stream", found.trials[found.weight, found.clamp]),
         "thousands.load": (found.load, "facts", found.published),
         "thousands.heavy.weight": (
             found.heavy[found.load].settings["value"],
