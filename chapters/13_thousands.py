@@ -81,7 +81,7 @@ print(
 #
 # ## Many facts, several layers
 #
-# {doc}`11_knowledge_base` found a range of layers that carry a fact, not one. MEMIT writes into all of them. The target $z_i$ is set at the output $h_i^L$ of the highest layer $L$ of the range; it is found as in {eq}`eq-one-fact-target`, before any weight changes. Then the layers are written from the lowest up. What layer $l$ is asked for is
+# In GPT-J tracing finds a range of layers that carry a fact, not one, and MEMIT writes into all of them; in our model it is the lowest one and the next ({doc}`11_knowledge_base`). The target $z_i$ is set at the output $h_i^L$ of the highest layer $L$ of the range; it is found as in {eq}`eq-one-fact-target`, before any weight changes. Then the layers are written from the lowest up. What layer $l$ is asked for is
 # its share of what is lacking *now*:
 #
 # ```{math}
