@@ -119,6 +119,12 @@ class Written(Method):
         finally:
             self.diary.append(("leave", self.number))
 
+    @contextmanager
+    def during(self, model, domain):
+        with self.at(model, domain):
+            self.diary.append(("during", self.number))
+            yield
+
     def state(self):
         return {"kept": self.kept, f"own{self.number}": torch.tensor([self.number])}
 
@@ -173,6 +179,12 @@ def test_it_shows_what_each_shows_and_gives_back_what_each_kept():
         diary.append("inside")
         raise KeyError
     assert diary == [("enter", 4, "own"), ("enter", 2, "own"), "inside", ("leave", 2), ("leave", 4)]
+    diary.clear()
+    with one.during(nn.Linear(1, 1), Domain("own", Rows())):
+        diary.append("inside")
+    assert diary == [
+        ("enter", 4, "own"), ("during", 4), ("enter", 2, "own"), ("during", 2), "inside", ("leave", 2), ("leave", 4),
+    ]  # fmt: skip
     diary.clear()
     state = one.state()
     assert sorted(state) == ["0.kept", "0.own4", "1.kept", "1.own2"]

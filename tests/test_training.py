@@ -322,6 +322,12 @@ def test_moments_come_in_order():
             log.append(f"after {domain.name}")
 
         @contextmanager
+        def during(self, model, domain):
+            log.append(f"during {domain.name}")
+            yield
+            log.append("left")
+
+        @contextmanager
         def at(self, model, domain):
             log.append(f"at {domain.name}")
             yield
@@ -337,9 +343,41 @@ def test_moments_come_in_order():
     train(net, new, recipe, Log(), earlier=[old], at_checkpoint=look)
     look_ = ["at new", "look {}", "left"]
     assert log == [
-        "before new", "batches old new", *(word.format(0) for word in look_), "loss", "loss", "gradients",
-        "updated", *(word.format(1) for word in look_), "after new",
+        "before new", "batches old new", *(word.format(0) for word in look_), "during new", "loss", "loss",
+        "gradients", "updated", "left", *(word.format(1) for word in look_), "after new",
     ]  # fmt: skip
+
+
+def test_what_is_hooked_in_while_training_is_left_at_checkpoints_saves_and_errors(tmp_path):
+    """Two checkpoints and a save in six steps: four stretches, and every one of them is left."""
+    log = []
+
+    class Hooked(Method):
+        fails = 0
+
+        @contextmanager
+        def during(self, model, domain):
+            log.append("in")
+            try:
+                yield
+            finally:
+                log.append("out")
+
+        def rows(self, step, batch):
+            log.append(step)
+            if step == self.fails:
+                raise KeyError(step)
+            return batch
+
+    recipe = replace(RECIPE, steps=6, checkpoints=(0, 2, 4), save_every=5)
+    train(model(), Rows(), recipe, Hooked(), out=tmp_path / "run")
+    assert log == ["in", 1, 2, "out", "in", 3, 4, "out", "in", 5, "out", "in", 6, "out"]
+    log.clear()
+    failing = Hooked()
+    failing.fails = 2
+    with pytest.raises(KeyError):
+        train(model(), Rows(), recipe, failing)
+    assert log == ["in", 1, 2, "out"]
 
 
 def test_updated_gets_the_values_before_the_step_and_may_undo_it():

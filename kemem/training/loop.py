@@ -115,24 +115,13 @@ class _Run:
         self.model.train()
         if state is None and 0 in recipe.checkpoints:
             self.checkpoint(at_checkpoint)
-        first, tokens, seconds, began = self.done, self.tokens, self.seconds, time.perf_counter()
+        told = self.teller(progress)
         while self.done < recipe.steps:
-            self.step()
-            self.seconds = seconds + time.perf_counter() - began
-            last = self.done == recipe.steps
-            if last or self.done % recipe.rows_every == 0:
-                row = self.row()
-                if progress is not None and self.shared.main:
-                    passed = self.seconds - seconds
-                    left = passed * (recipe.steps - self.done) / (self.done - first)
-                    speed = (self.tokens - tokens) / passed
-                    message = f"loss {row['loss']:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left"
-                    progress(self.done, recipe.steps, message)
-            kept = self.done in recipe.checkpoints
-            if kept:
+            with self.method.during(self.model, self.domain):
+                self.stretch(told)
+            if self.done in recipe.checkpoints:
                 self.checkpoint(at_checkpoint)
-            if kept or last or (recipe.save_every and self.done % recipe.save_every == 0):
-                self.save(finished=last)
+            self.save(finished=self.done == recipe.steps)
         self.model.train(was_training)
         self.seed(recipe.steps)
         self.method.after(self.model, self.domain)
@@ -168,6 +157,35 @@ class _Run:
                 recipe, self.domain.name, self.data, self.objective, self.method,
                 start=start, processes=self.shared.count,
             )  # fmt: skip
+
+    def stretch(self, told: Callable[[dict[str, Any]], None]) -> None:
+        """Steps up to the next one after which something is kept: a checkpoint or the state."""
+        recipe = self.recipe
+        seconds, began = self.seconds, time.perf_counter()
+        while True:
+            self.step()
+            self.seconds = seconds + time.perf_counter() - began
+            last = self.done == recipe.steps
+            if last or self.done % recipe.rows_every == 0:
+                told(self.row())
+            due = recipe.save_every and self.done % recipe.save_every == 0
+            if last or due or self.done in recipe.checkpoints:
+                return
+
+    def teller(self, progress: Reporter | None) -> Callable[[dict[str, Any]], None]:
+        """Reports a row of the history: loss, speed since this call began or was resumed, and time left."""
+        first, tokens, seconds = self.done, self.tokens, self.seconds
+
+        def told(row: dict[str, Any]) -> None:
+            if progress is None or not self.shared.main:
+                return
+            passed = self.seconds - seconds
+            left = passed * (self.recipe.steps - self.done) / (self.done - first)
+            speed = (self.tokens - tokens) / passed
+            message = f"loss {row['loss']:.3f}, {speed:,.0f} tokens/s, {left:.0f} s left"
+            progress(self.done, self.recipe.steps, message)
+
+        return told
 
     def step(self) -> None:
         """One optimizer step."""

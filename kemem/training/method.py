@@ -15,8 +15,8 @@ from kemem.training.recipe import Domain, Rows
 class Method:
     """Plain (continual) pre-training; other methods override the moments they need.
 
-    In the order they come, for each domain: `before`, `batches`; for each step `rows`, `loss` (once a
-    micro-batch), `gradients`, `updated`; at checkpoints and in evaluation `at`; `after`.
+    In the order they come, for each domain: `before`, `batches`; around the steps `during`; for each step `rows`,
+    `loss` (once a micro-batch), `gradients`, `updated`; at checkpoints and in evaluation `at`; `after`.
     """
 
     def before(self, model: nn.Module, domain: Domain) -> None:
@@ -25,6 +25,13 @@ class Method:
     def batches(self, domains: Sequence[Domain]) -> Rows:
         """Which data to train on; `domains` are those seen so far, the present one last."""
         return domains[-1].blocks
+
+    def during(self, model: nn.Module, domain: Domain) -> AbstractContextManager[object]:
+        """The model as it is while it is trained on a domain: what has to hook into its passes.
+
+        Left before every checkpoint, where `at` takes its place, and entered again after it.
+        """
+        return nullcontext()
 
     def rows(self, step: int, batch: Batch) -> Batch:
         """Once a step, the rows it reads over all processes, before they are cut into micro-batches: other text.

@@ -17,9 +17,9 @@ class Together(Method):
     """Several methods as one: every moment is passed to each of them, in the order given.
 
     `rows` and `loss` are chained: each method is given what the one before returned. What one does to gradients or
-    to the step's update, the next one finds done; `previous` is the same for all. `at` enters all, and leaves them
-    in reverse. Only one may choose `batches`. Without a method it is plain training bit for bit, with one that
-    method.
+    to the step's update, the next one finds done; `previous` is the same for all. `during` and `at` enter all, and
+    leave them in reverse. Only one may choose `batches`. Without a method it is plain training bit for bit, with one
+    that method.
 
     members: what tells a run from one with other methods when it is resumed; filled in before the first step.
     Refused: two methods that choose the data to train on.
@@ -70,6 +70,13 @@ class Together(Method):
     def after(self, model: nn.Module, domain: Domain) -> None:
         for method in self.methods:
             method.after(model, domain)
+
+    @contextmanager
+    def during(self, model: nn.Module, domain: Domain) -> Iterator[None]:
+        with ExitStack() as stack:
+            for method in self.methods:
+                stack.enter_context(method.during(model, domain))
+            yield
 
     @contextmanager
     def at(self, model: nn.Module, domain: Domain) -> Iterator[None]:
