@@ -12,7 +12,7 @@ import torch
 from kemem import claims, editing, runs
 from kemem.editing import MEND, FineTune, Judge
 from kemem.runs import MissingRow, Store
-from kemem.studies import factual, field, many, methods, released
+from kemem.studies import factual, field, grids, many, methods, released
 from kemem.studies.evidence import field as readers
 from kemem.studies.field import Setting
 from kemem.studies.lab import Lab
@@ -128,7 +128,7 @@ def test_what_is_run_of_each_method(wide):
 # ---------------------------------------------------------------------- readers
 def test_scores_by_count_and_seed(wide):
     store, chosen = wide
-    rows = field.finished(store, field.contest(WIDE, chosen))
+    rows = grids.finished(store, field.contest(WIDE, chosen))
     assert field.counts(rows, "ROME") == [1, 6, 10, 32, 64] and field.counts(rows, "FT-W") == list(
         WIDE.counts
     )
@@ -156,16 +156,16 @@ def test_a_missing_row_is_computed_only_where_there_are_no_records(wide, tmp_pat
     store, chosen = wide
     grid = field.questions(WIDE, chosen)
     ran = []
-    row = next(iter(field.finished(store, grid).values()))
+    row = next(iter(grids.finished(store, grid).values()))
     monkeypatch.setattr(many, "run", lambda benches, s: (ran.append(benches.lab.store.computes), row)[1])
     lab = Lab("smoke", store, ROOT)
-    assert field.table(lab, grid, Benches(lab)) == field.finished(store, grid) and not ran
+    assert grids.table(lab, grid, Benches(lab)) == grids.finished(store, grid) and not ran
     more = {"new": replace(next(iter(grid.values())), count=21)}
-    assert field.finished(store, more) == {}
-    field.table(lab, more, Benches(lab))
+    assert grids.finished(store, more) == {}
+    grids.table(lab, more, Benches(lab))
     (tmp_path / "records").mkdir()
     recorded = Lab("smoke", Store(tmp_path / "live", tmp_path / "records"), ROOT)
-    field.table(recorded, more, Benches(recorded))
+    grids.table(recorded, more, Benches(recorded))
     assert ran == [True, False]
 
 
@@ -258,6 +258,44 @@ def test_evidence_of_defects_and_of_cost(wide):
     found = released.results(store, "smoke")
     assert found["field.cost.ROME.all"].value == 9.0 and found["field.cost.moments"].value == 2.0
     assert found["field.released.MEND as released.ES"].value == 21.0
+
+
+def test_settings_chosen_at_the_largest_count_of_all_stand_beside_the_others(wide, monkeypatch):
+    """The last value and the widest clamp are best there; r-ROME is left out."""
+    store, usual = wide
+    monkeypatch.setattr(runs, "origin", dict)
+    assert (
+        field.settings(store, "smoke", load=True) == {}
+        and len(readers.EVIDENCE["memit.4"](store, "smoke")) == 1
+    )
+    tried = field.tuning(WIDE, 64)
+    assert {s.count for s in tried.values()} == {64} and {s.part for s in tried.values()} == {"tuning"}
+    more = field.tuning(replace(WIDE, names=tuple(METHODS)), 64)
+    assert {name for name, _ in more} == METHODS.keys() - {"r-ROME"}
+    last = {name: Setting(max(of.value for other, of in tried if other == name)) for name in NAMES}
+    heavy = {name: of._replace(clamp=2.0) if name in field.CLAMPED else of for name, of in last.items()}
+    for (name, of), s in (tried | field.clamping(WIDE, last, 64)).items():
+        made = values(name, 64, 0, 0)
+        made["after"] |= {"S": of.value if of.clamp == 1.0 else last[name].value + of.clamp, "NM": 0.0}
+        store.row(many.STUDY, many.VERSION, s, lambda _, v=made: v)
+    chosen = field.settings(store, "smoke", load=True)
+    assert chosen == {NONE: Setting(0.0), **heavy} and field.settings(store, "smoke") == usual
+    for (name, count, seed), s in field.loaded(WIDE, chosen).items():
+        assert (s.value, s.clamp, s.count, s.blocks, s.written) == (*chosen[name], 64, 1, 5) and count == 64
+        made = values(name, 99, seed, 5)
+        store.row(many.STUDY, many.VERSION, s, lambda _, v=made: v)
+    one, two = readers.EVIDENCE["memit.4"](store, "smoke")
+    assert one.on != two.on and list(two.series) == ["MEMIT", "FT-W", "ROME", "MEND"]
+    for name, found in two.series.items():
+        assert found == tuple(number(name, 99, seed, "S") for seed in range(3))
+        assert one.series[name] == tuple(number(name, 64, seed, "S") for seed in range(3))
+    assert (
+        len(readers.EVIDENCE["memit.5"](store, "smoke")) == 1
+    )  # it is about a count that not all were given
+    mean = sum(number("ROME", 99, seed, "PS") for seed in range(3)) / 3
+    found = field.results(store, "smoke")
+    assert found["field.ROME.load.PS"].value == pytest.approx(mean)
+    assert found["field.ROME.load.value"].value == heavy["ROME"].value
 
 
 # ---------------------------------------------------------------------- defects and costs, on the smoke model
@@ -364,7 +402,7 @@ def test_missing_rows_are_errors_in_replay(tmp_path):
     store = Store(tmp_path / "live", tmp_path / "records", mode="replay")
     lab = Lab("smoke", store, ROOT)
     with pytest.raises(MissingRow):
-        field.table(lab, field.tuning(SMALL), Benches(lab))
+        grids.table(lab, field.tuning(SMALL), Benches(lab))
     with pytest.raises(MissingRow):
         released.released(Benches(lab), released.released_settings(SMALL, CHOSEN))
 

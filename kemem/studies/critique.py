@@ -20,7 +20,7 @@ from kemem.editing import PLAIN, Judge, Request
 from kemem.editing.stepping import Beginning
 from kemem.memory import Memories
 from kemem.runs import Row, Store
-from kemem.studies import field, many, methods
+from kemem.studies import field, grids, many, methods
 from kemem.studies.association import told
 from kemem.studies.bench import Bench
 from kemem.studies.field import Field, Setting, Settings
@@ -205,7 +205,7 @@ def finished(store: Store, scale: str) -> list[Row]:
 
 def table(lab: Lab, made: Settings, benches: Benches) -> list[Row]:
     """The rows, one a seed, recorded; computed as `field.table` does."""
-    at = field.reading(lab, benches)
+    at = grids.reading(lab, benches)
     asked = [settings(lab.scale, made, seed=seed) for seed in field.sizes(lab.scale).seeds]
     return [lab.store.find(STUDY, VERSION, s, recorded=True) or run(at, s) for s in asked]
 

@@ -7,12 +7,12 @@ for zsRE too: nothing is chosen on what is reported.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from kemem.runs import Row, Store
-from kemem.studies import factual, many
+from kemem.studies import factual, grids, many
 from kemem.studies.association import told
 from kemem.studies.findings import Change, change
 from kemem.studies.lab import Lab, Result
@@ -24,9 +24,10 @@ CHAPTER = "14_field"
 ROWS: dict[str, int] = {}  # its rows are those of `many`
 QUESTIONS = ("MEMIT", "FT-W", NONE, "MEND", "ROME")
 SHOWN = ("S", "ES", "PS", "NS", "NS+", "NM", "rewrite_acc", "paraphrase_acc")
+UNLOADED = ("r-ROME",)
+"""Left out where values are chosen a second time, at the largest count: ROME's neighbour, as slow as ROME."""
 CLAMPED = ("MEMIT", "PMET", "EMMET", "AlphaEdit")
 """Set targets in the stream: four values are tried, then four clamps at the best of them; of others eight values."""
-Key = TypeVar("Key", bound=Hashable)
 
 
 class Setting(NamedTuple):
@@ -129,16 +130,17 @@ def spaced(found: Sequence[float], most: int) -> Sequence[float]:
     return found[step // 2 :: step]
 
 
-def tuning(z: Field) -> dict[tuple[str, Setting], Many]:
-    """The first trials, by method and setting: its own values."""
+def tuning(z: Field, count: int | None = None) -> dict[tuple[str, Setting], Many]:
+    """The first trials, by method and setting: its own values. count: of facts at once; None: as many as usual."""
     return {
-        (name, Setting(value)): one(z, name, Setting(value), z.tuning, part="tuning", blocks=1)
+        (name, Setting(value)): one(z, name, Setting(value), count or z.tuning, part="tuning", blocks=1)
         for name in z.names
+        if not (count and name in UNLOADED)
         for value in spaced(METHODS[name].values, z.tried)
     }
 
 
-def clamping(z: Field, first: Settings) -> dict[tuple[str, Setting], Many]:
+def clamping(z: Field, first: Settings, count: int | None = None) -> dict[tuple[str, Setting], Many]:
     """The other trials of those that set targets in the stream: clamps, at the best of their values."""
     found = [
         (name, Setting(first[name].value, clamp))
@@ -146,7 +148,7 @@ def clamping(z: Field, first: Settings) -> dict[tuple[str, Setting], Many]:
         if name in first
         for clamp in spaced(TARGET_CLAMPS, z.tried)
     ]
-    return {(name, of): one(z, name, of, z.tuning, part="tuning", blocks=1) for name, of in found}
+    return {(name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1) for name, of in found}
 
 
 def chosen(rows: Mapping[tuple[str, Setting], Row]) -> dict[str, Setting]:
@@ -174,6 +176,16 @@ def contest(z: Field, settings: Settings) -> dict[tuple[str, int, int], Many]:
     }
 
 
+def loaded(z: Field, settings: Settings) -> dict[tuple[str, int, int], Many]:
+    """The contest at the largest count of all methods, with settings that were chosen at that count."""
+    n = z.together
+    return {
+        (name, n, seed): one(z, name, of, n, seed=seed, written=z.texts_at(n))
+        for name, of in settings.items()
+        for seed in z.seeds
+    }
+
+
 def questions(z: Field, settings: Settings) -> dict[tuple[str, int], Many]:
     """By method and seed: the answers to questions on entities that the model has not read of, all at once."""
     return {
@@ -184,49 +196,28 @@ def questions(z: Field, settings: Settings) -> dict[tuple[str, int], Many]:
     }
 
 
-# ---------------------------------------------------------------------- rows of a grid
-def reading(lab: Lab, benches: Benches) -> Benches:
-    """Benches whose rows are not computed where this scale has records: what is missing there is an error."""
-    if lab.store.mode == "run" and lab.store.records is not None:
-        return Benches(replace(lab, store=lab.store.reader()), benches.kept, benches.facts)
-    return benches
-
-
-def table(lab: Lab, grid: Mapping[Key, Many], benches: Benches) -> dict[Key, Row]:
-    """The rows of a grid, recorded; computed where this scale has no records, or where records are made."""
-    at = reading(lab, benches)
-    return {
-        key: lab.store.find(many.STUDY, many.VERSION, s, recorded=True) or many.run(at, s)
-        for key, s in grid.items()
-    }
-
-
-def finished(store: Store, grid: Mapping[Key, Many]) -> dict[Key, Row]:
-    """The rows of a grid if all are there, else none; nothing is computed."""
-    rows = {key: store.find(many.STUDY, many.VERSION, s, recorded=True) for key, s in grid.items()}
-    return {} if None in rows.values() else {key: row for key, row in rows.items() if row is not None}
-
-
-def tried(lab: Lab, z: Field, benches: Benches) -> dict[tuple[str, Setting], Row]:
+# ---------------------------------------------------------------------- trials and what they say
+def tried(lab: Lab, z: Field, benches: Benches, count: int | None = None) -> dict[tuple[str, Setting], Row]:
     """All trials, taken as `table` takes rows."""
-    first = table(lab, tuning(z), benches)
-    return first | table(lab, clamping(z, chosen(first)), benches)
+    first = grids.table(lab, tuning(z, count), benches)
+    return first | grids.table(lab, clamping(z, chosen(first), count), benches)
 
 
-def trials(store: Store, scale: str) -> dict[tuple[str, Setting], Row]:
-    """All trials of a scale if they are there; nothing is computed."""
+def trials(store: Store, scale: str, *, load: bool = False) -> dict[tuple[str, Setting], Row]:
+    """All trials of a scale if they are there; nothing is computed. load: those at the largest count of all methods."""
     if scale not in factual.SCALES:
         return {}
     z = sizes(scale)
-    first = finished(store, tuning(z))
-    grid = clamping(z, chosen(first)) if first else {}
-    more = finished(store, grid)
+    count = z.together if load else None
+    first = grids.finished(store, tuning(z, count))
+    grid = clamping(z, chosen(first), count) if first else {}
+    more = grids.finished(store, grid)
     return first | more if bool(more) == bool(grid) else {}
 
 
-def settings(store: Store, scale: str) -> dict[str, Setting]:
+def settings(store: Store, scale: str, *, load: bool = False) -> dict[str, Setting]:
     """What was chosen at a scale, where all trials are there."""
-    rows = trials(store, scale)
+    rows = trials(store, scale, load=load)
     return chosen(rows) if rows else {}
 
 
@@ -275,14 +266,24 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     found["field.tuning"] = (z.tuning, "facts", trial)
     found["field.together"] = (z.together, "facts", trial)
     found["field.largest"] = (z.counts[-1], "facts", trial)
-    rows = finished(store, contest(z, made))
+    heavy = settings(store, scale, load=True)
+    for (name, count, seed), row in (own := grids.finished(store, loaded(z, heavy)) if heavy else {}).items():
+        if seed == z.seeds[0]:
+            for score in (*SHOWN, "nats", "GE", "RS"):
+                put(f"field.{name}.load.{score}", scores(own, name, count, score), "%", row)
+            found[f"field.{name}.load.value"] = (
+                heavy[name].value,
+                METHODS[name].setting if name in METHODS else "",
+                row,
+            )
+    rows = grids.finished(store, contest(z, made))
     ends = (("least", z.counts[0]), ("together", z.together), ("largest", z.counts[-1]))
     for (name, count, seed), row in rows.items():
         if seed == z.seeds[0]:
             for called in (str(count), *(end for end, n in ends if n == count)):
                 for score in (*SHOWN, "nats", "GE", "RS"):
                     put(f"field.{name}.{called}.{score}", scores(rows, name, count, score), "%", row)
-    asked = finished(store, questions(z, made))
+    asked = grids.finished(store, questions(z, made))
     for (name, seed), row in asked.items():
         if seed == z.seeds[0]:
             own = [r.values["after"] for (other, _), r in asked.items() if other == name]

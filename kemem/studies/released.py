@@ -18,7 +18,7 @@ from kemem.editing.places import leading
 from kemem.errors import BadInput
 from kemem.evaluation import encode
 from kemem.runs import Row, Store
-from kemem.studies import factual, field, many, methods
+from kemem.studies import factual, field, grids, many, methods
 from kemem.studies.association import told
 from kemem.studies.bench import Bench, opened
 from kemem.studies.field import SHOWN, Field, Setting, Settings, sizes, trained
@@ -193,7 +193,7 @@ def own_rows(store: Store, scale: str, study: str) -> list[Row]:
 def table(lab: Lab, z: Field, made: Settings, study: str, benches: Benches) -> list[Row]:
     """The rows of one kind, one a seed, recorded; computed as `field.table` does."""
     of, run = (released_settings, released) if study == RELEASED else (cost_settings, cost)
-    at = field.reading(lab, benches)
+    at = grids.reading(lab, benches)
     asked = [of(z, made, seed=seed) for seed in z.seeds]
     return [lab.store.find(study, VERSION, s, recorded=True) or run(at, s) for s in asked]  # type: ignore[operator]
 

@@ -18,7 +18,7 @@ from kemem.editing import Judge, Request
 from kemem.editing.scores import SUCCESS
 from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import factual, field, methods
+from kemem.studies import factual, field, grids, methods
 from kemem.studies.association import told
 from kemem.studies.field import Field, Setting, Settings
 from kemem.studies.lab import Lab, Result
@@ -160,7 +160,7 @@ def table(
     lab: Lab, found: Mapping[tuple[str, int], Sequential], benches: Benches
 ) -> dict[tuple[str, int], Row]:
     """The rows of a grid, recorded; computed where this scale has no records, or where records are made."""
-    at = field.reading(lab, benches)
+    at = grids.reading(lab, benches)
     return {key: lab.store.find(STUDY, VERSION, s, recorded=True) or run(at, s) for key, s in found.items()}
 
 
@@ -203,7 +203,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         found["sequence.batch"] = (row.settings["batch"], "edits", row)
         found["sequence.unedited.nats"] = (row.values["before"]["nats"], "nats", row)
     if scale in factual.SCALES and rows:
-        once = field.finished(store, at_once(scale, field.settings(store, scale)))
+        once = grids.finished(store, at_once(scale, field.settings(store, scale)))
         for name in dict.fromkeys(method for method, _ in once):
             own = [row for (method, _), row in once.items() if method == name]
             for score in ("S", *SUCCESS, "nats"):

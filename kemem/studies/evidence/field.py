@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 
 from kemem.runs import Row, Store
-from kemem.studies import factual, field, released
+from kemem.studies import factual, field, grids, released
 from kemem.studies.evidence.record import Evidence, Reader, evidence
 from kemem.studies.many import NONE
 from kemem.studies.released import COST, RELEASED, TIMED
@@ -38,7 +38,7 @@ def contested(
     grid = {
         key: s for key, s in field.contest(z, made).items() if key[0] in names and key[1] in counts.values()
     }
-    rows = field.finished(store, grid)
+    rows = grids.finished(store, grid)
     keys = [(name, n, seed) for name in names for n in counts.values() for seed in z.seeds]
     if not rows or any(key not in rows for key in keys):
         return {}
@@ -76,9 +76,28 @@ def _number(own: Found, name: str, score: str) -> float:
 
 
 def _at(names: Sequence[str], which: str, measure: Measure, store: Store, scale: str) -> list[Evidence]:
+    """With settings chosen at a smaller count, as everywhere; and with those chosen at that very count."""
     rows = contested(store, scale, names, (which,)).get(which, [])
     count = f"{rows[0][names[0]].settings['count']} edits at once, chapter 14" if rows else ""
-    return _measured(rows, measure, count, "points")
+    heavy = (
+        _loaded(store, scale, names)
+        if rows and field.sizes(scale).together == rows[0][names[0]].settings["count"]
+        else []
+    )
+    return [
+        *_measured(rows, measure, count, "points"),
+        *_measured(heavy, measure, "the same, settings chosen at that count", "points"),
+    ]
+
+
+def _loaded(store: Store, scale: str, names: Sequence[str]) -> list[dict[str, Row]]:
+    """One mapping a seed at the largest count of all methods, settings chosen there; empty where a row is missing."""
+    made = field.settings(store, scale, load=True)
+    if not set(names) <= made.keys():
+        return []
+    z = field.sizes(scale)
+    rows = grids.finished(store, {key: s for key, s in field.loaded(z, made).items() if key[0] in names})
+    return [{name: rows[name, z.together, seed] for name in names} for seed in z.seeds] if rows else []
 
 
 def _zsre(names: Sequence[str], measure: Measure, store: Store, scale: str) -> list[Evidence]:
@@ -87,7 +106,7 @@ def _zsre(names: Sequence[str], measure: Measure, store: Store, scale: str) -> l
         return []
     z = field.sizes(scale)
     grid = {key: s for key, s in field.questions(z, made).items() if key[0] in names}
-    rows = field.finished(store, grid)
+    rows = grids.finished(store, grid)
     own = [{name: rows[name, seed] for name in names} for seed in z.seeds] if rows else []
     return _measured(own, measure, ZSRE_ON, "points")
 
