@@ -89,9 +89,8 @@ def test_every_method_is_tried_as_often_on_tuning_facts():
     for name, method in METHODS.items():
         own, clamps = ([of for other, of in g if other == name] for g in (grid, more))
         assert own == [Setting(value, 1.0) for value in method.values]
-        assert clamps == [(method.values[0], clamp) for clamp in (0.75, 1.0, 1.5, 2.0)] * (
-            name in field.CLAMPED
-        )
+        assert clamps == [(method.values[0], clamp) for clamp in method.clamps]
+        assert len(clamps) == 4 * (name in ("MEMIT", "PMET", "EMMET", "AlphaEdit"))
         assert len(own) + len(clamps) == 8
     for (name, of), s in (grid | more).items():
         assert (s.method, s.value, s.clamp, s.part, s.count, s.blocks) == (name, *of, "tuning", 60, 1)

@@ -17,7 +17,7 @@ from kemem.studies.association import told
 from kemem.studies.findings import Change, change
 from kemem.studies.lab import Lab, Result
 from kemem.studies.many import NONE, Benches, Many
-from kemem.studies.methods import METHODS, TARGET_CLAMPS, Trained
+from kemem.studies.methods import METHODS, Trained
 from kemem.studies.pretraining import Pretraining
 
 CHAPTER = "14_field"
@@ -26,7 +26,7 @@ QUESTIONS = ("MEMIT", "FT-W", NONE, "MEND", "ROME")
 SHOWN = ("S", "ES", "PS", "NS", "NS+", "NM", "rewrite_acc", "paraphrase_acc")
 UNLOADED = ("r-ROME",)
 """Left out where values are chosen a second time, at the largest count: ROME's neighbour, as slow as ROME."""
-CLAMPED = ("MEMIT", "PMET", "EMMET", "AlphaEdit")
+CLAMPED = tuple(name for name, method in METHODS.items() if method.clamps)
 """Set targets in the stream: four values are tried, then four clamps at the best of them; of others eight values."""
 
 
@@ -146,7 +146,7 @@ def clamping(z: Field, first: Settings, count: int | None = None) -> dict[tuple[
         (name, Setting(first[name].value, clamp))
         for name in CLAMPED
         if name in first
-        for clamp in spaced(TARGET_CLAMPS, z.tried)
+        for clamp in spaced(METHODS[name].clamps, z.tried)
     ]
     return {(name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1) for name, of in found}
 

@@ -31,6 +31,8 @@ class Method:
     make: Callable[[tuple[int, ...], float, Moments, Search], Editor] | None
     one_by_one: bool = False
     """Published for one request: the next is written into the model as those before have left it."""
+    clamps: tuple[float, ...] = ()
+    """Of those that set targets: how far a target may move what it is set for, in lengths of it, as tried."""
 
 
 def _rome(key: str) -> Callable[..., Editor]:
@@ -38,15 +40,28 @@ def _rome(key: str) -> Callable[..., Editor]:
 
 
 WEIGHTS = (10.0, 30.0, 100.0, 300.0)
+TARGET_CLAMPS = (0.75, 1.0, 1.5, 2.0)
+OWN_CLAMPS = (
+    1.0,
+    2.0,
+    4.0,
+    6.0,
+)  # PMET's targets are of the feed-forward's output, which is shorter than the stream
 CLAMPS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
 METHODS: dict[str, Method] = {
-    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search)),
-    "PMET": Method("weight", (0.1, 1.0, 10.0, 100.0), lambda layers, x, _, search: PMET(layers, x, own(search))),
-    "EMMET": Method("weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search)),
+    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search), clamps=TARGET_CLAMPS),
+    "PMET": Method(
+        "weight", (0.1, 1.0, 10.0, 100.0), lambda layers, x, _, search: PMET(layers, x, own(search)),
+        clamps=OWN_CLAMPS,
+    ),
+    "EMMET": Method(
+        "weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search), clamps=TARGET_CLAMPS
+    ),
     "AlphaEdit": Method(
         "ridge", (0.1, 1.0, 10.0, 100.0),
         lambda layers, x, moments, search: AlphaEdit(layers, free(moments, layers), x, search),
+        clamps=TARGET_CLAMPS,
     ),
     "ROME": Method("clamp", CLAMPS, _rome("as_released"), one_by_one=True),
     "r-ROME": Method("clamp", CLAMPS, _rome("averaged"), one_by_one=True),
@@ -59,7 +74,6 @@ METHODS: dict[str, Method] = {
 """Of those that set targets in the stream four values, beside four clamps of their targets (chapter 13); of every
 other eight. MEND's networks are trained for it: its setting is how fast they learn."""
 ATTENTION = "MEMIT, attention"  # of ablations alone: MEMIT written into what attention puts out
-TARGET_CLAMPS = (0.75, 1.0, 1.5, 2.0)
 
 
 def own(search: Search) -> Search:
