@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kemem import claims, editing, runs
+from kemem import claims, editing, runs, trace
 from kemem.editing import MEND, FineTune, Judge
+from kemem.memory import Memories
 from kemem.runs import MissingRow, Store
-from kemem.studies import factual, field, grids, many, methods, released
+from kemem.studies import factual, field, grids, many, methods, parts, released
 from kemem.studies.evidence import field as readers
 from kemem.studies.field import Setting
 from kemem.studies.lab import Lab
@@ -59,7 +60,7 @@ def wide(tmp_path_factory):
         ):  # the second value is the best, and the sixth as good with less left of neighbours
             place = METHODS[s.method].values.index(s.value)
             made["after"] |= {"S": 50.0 if place in (1, 5) else 10.0 + place, "NM": 9.0 - place}
-            if s.clamp == 1.5:  # a clamp that is better than the one that values are tried with
+            if s.clamp == 2.0:  # a clamp that is better than the other one
                 made["after"]["S"] += 1.0
         store.row(many.STUDY, many.VERSION, s, lambda _: made)
 
@@ -68,11 +69,11 @@ def wide(tmp_path_factory):
         patch.setattr(released, "sizes", lambda scale, **_: WIDE)
         with pytest.MonkeyPatch.context() as quick:
             quick.setattr(runs, "origin", dict)  # where rows come from is not looked at
-            for s in field.tuning(WIDE).values():
+            *most, last = field.tuning(WIDE).values()
+            for s in most:
                 put(s)
-            assert field.settings(store, "smoke") == {}  # clamps are still to be tried
-            for s in field.clamping(WIDE, FIRST).values():
-                put(s)
+            assert field.settings(store, "smoke") == {}  # one trial is still missing
+            put(last)
             chosen = field.settings(store, "smoke")
             for grid in (field.contest(WIDE, chosen), field.questions(WIDE, chosen)):
                 for s in grid.values():
@@ -84,23 +85,21 @@ def wide(tmp_path_factory):
 def test_every_method_is_tried_as_often_on_tuning_facts():
     z = replace(WIDE, names=tuple(METHODS))
     grid = field.tuning(z)
-    first = {name: Setting(method.values[0]) for name, method in METHODS.items()}
-    more = field.clamping(z, first)
     for name, method in METHODS.items():
-        own, clamps = ([of for other, of in g if other == name] for g in (grid, more))
-        assert own == [Setting(value, 1.0) for value in method.values]
-        assert clamps == [(method.values[0], clamp) for clamp in method.clamps]
-        assert len(clamps) == 4 * (name in ("MEMIT", "PMET", "EMMET", "AlphaEdit"))
-        assert len(own) + len(clamps) == 8
-    for (name, of), s in (grid | more).items():
+        own = [of for other, of in grid if other == name]
+        assert own == [(value, clamp) for clamp in method.clamps or (1.0,) for value in method.values]
+        assert bool(method.clamps) == (name in ("MEMIT", "PMET", "EMMET", "AlphaEdit")) and len(own) == 8
+    for (name, of), s in grid.items():
         assert (s.method, s.value, s.clamp, s.part, s.count, s.blocks) == (name, *of, "tuning", 60, 1)
         assert (s.mend is None) == (name != "MEND") and (s.mend is None or s.mend.rate == of.value)
     assert [of.value for _, of in field.tuning(replace(WIDE, tried=2, names=("FT-W",)))] == [2e-3, 4e-2]
+    few = [of for _, of in field.tuning(replace(WIDE, tried=2, names=("MEMIT",)))]
+    assert few == [(METHODS["MEMIT"].values[2], clamp) for clamp in (1.0, 2.0)]
 
 
 def test_the_best_on_tuning_facts_is_taken(wide):
     _, chosen = wide
-    made = {**FIRST, **{name: Setting(FIRST[name].value, 1.5) for name in ("MEMIT", "AlphaEdit")}}
+    made = {**FIRST, **{name: Setting(FIRST[name].value, 2.0) for name in ("MEMIT", "AlphaEdit")}}
     assert chosen == {NONE: Setting(0.0)} | made
 
 
@@ -273,9 +272,9 @@ def test_settings_chosen_at_the_largest_count_of_all_stand_beside_the_others(wid
     assert {name for name, _ in more} == METHODS.keys() - {"r-ROME"}
     last = {name: Setting(max(of.value for other, of in tried if other == name)) for name in NAMES}
     heavy = {name: of._replace(clamp=2.0) if name in field.CLAMPED else of for name, of in last.items()}
-    for (name, of), s in (tried | field.clamping(WIDE, last, 64)).items():
+    for (name, of), s in tried.items():
         made = values(name, 64, 0, 0)
-        made["after"] |= {"S": of.value if of.clamp == 1.0 else last[name].value + of.clamp, "NM": 0.0}
+        made["after"] |= {"S": of.value + of.clamp / 1e4, "NM": 0.0}
         store.row(many.STUDY, many.VERSION, s, lambda _, v=made: v)
     chosen = field.settings(store, "smoke", load=True)
     assert chosen == {NONE: Setting(0.0), **heavy} and field.settings(store, "smoke") == usual
@@ -413,3 +412,37 @@ def test_networks_learn_from_no_fact_that_is_tried(benches):
     taught = editing.requests(at.world.counterfact(s.asked, s.seed, part="tuning"))[s.skipped :]
     told = {(r.subject, r.relation) for r in taught}
     assert len(told) == 20 and len(tried) == 6 and not told & {(r.subject, r.relation) for r in tried}
+
+
+# ---------------------------------------------------------------------- PMET's two parts
+def test_what_a_target_says_with_one_part_alone(benches):
+    """Against one context after another; the output as it is changes nothing, that of another request does."""
+    s = parts.Parts(field.facts(SMALL, 4), 1.0, (1.0, 4.0))
+    at, requests = benches.at(s.facts), benches.requests(s.facts)
+    of = editing.contexts(at.tok, requests, at.templates)
+    own, outputs = [], []
+    for c in of:
+        found = []
+        for row, begin in zip(c.rows, c.begins, strict=True):
+            with torch.no_grad():
+                logits = at.model(input_ids=torch.tensor([row])).logits[0].double()
+            said = [logits[i - 1].log_softmax(-1)[row[i]].item() for i in range(begin, len(row))]
+            found.append(sum(said) / len(said))
+        own.append(math.exp(sum(found) / len(found)))
+        path = Memories(at.model).down_path(1)
+        with trace.record(at.model, [path]) as kept, torch.no_grad():
+            at.model(input_ids=torch.tensor([c.rows[0]]))
+        outputs.append(kept[path][0][0, c.subjects[0]])
+    assert parts.said(at, requests, 1, None).tolist() == pytest.approx(own, rel=1e-5)
+    bare = replace(at, templates=("{}",))
+    plain, same, other = (
+        parts.said(bare, requests, 1, v) for v in (None, torch.stack(outputs), torch.stack(outputs[::-1]))
+    )
+    torch.testing.assert_close(same, plain, rtol=1e-5, atol=0)
+    assert ((other - plain).abs() / plain > 1e-3).any()
+    values = parts.run(benches, s).values
+    assert values["facts"] == 4 and list(values["clamps"]) == ["1", "4"]
+    for found in values["clamps"].values():
+        assert (
+            all(0 < found[step] < 1 for step in parts.STEPS) and found["both"] >= found["feed-forward alone"]
+        )

@@ -15,8 +15,8 @@ from kemem.runs import Row, Store
 from kemem.studies import factual, grids, many
 from kemem.studies.association import told
 from kemem.studies.findings import Change, change
-from kemem.studies.lab import Lab, Result
-from kemem.studies.many import NONE, Benches, Many
+from kemem.studies.lab import Result
+from kemem.studies.many import NONE, Many
 from kemem.studies.methods import METHODS, Trained
 from kemem.studies.pretraining import Pretraining
 
@@ -93,7 +93,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "smoke": {
         "counts": (2, 4), "tuning": 6, "least": 2, "one_by_one": 4, "zsre": 4, "written": 1, "mend_layers": (2, 3),
         "mend_steps": 1, "mend_rank": 8, "mend_asked": 40, "mend_skipped": 20, "chunk": 3, "tried": 2,
-        "names": ("MEMIT", "ROME", "FT-W", "MEND"), "texts": 60, "seeds": (0,),
+        "names": ("MEMIT", "PMET", "ROME", "FT-W", "MEND"), "texts": 60, "seeds": (0,),
     },
 }  # fmt: skip
 
@@ -131,24 +131,23 @@ def spaced(found: Sequence[float], most: int) -> Sequence[float]:
 
 
 def tuning(z: Field, count: int | None = None) -> dict[tuple[str, Setting], Many]:
-    """The first trials, by method and setting: its own values. count: of facts at once; None: as many as usual."""
+    """All trials, by method and setting. count: of facts at once; None: as many as usual."""
+    names = [name for name in z.names if not (count and name in UNLOADED)]
     return {
-        (name, Setting(value)): one(z, name, Setting(value), count or z.tuning, part="tuning", blocks=1)
-        for name in z.names
-        if not (count and name in UNLOADED)
-        for value in spaced(METHODS[name].values, z.tried)
+        (name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1)
+        for name in names
+        for of in paired(name, z.tried)
     }
 
 
-def clamping(z: Field, first: Settings, count: int | None = None) -> dict[tuple[str, Setting], Many]:
-    """The other trials of those that set targets in the stream: clamps, at the best of their values."""
-    found = [
-        (name, Setting(first[name].value, clamp))
-        for name in CLAMPED
-        if name in first
-        for clamp in spaced(METHODS[name].clamps, z.tried)
+def paired(name: str, most: int) -> list[Setting]:
+    """At most so many settings of a method: its values; of one that sets targets, each value with each clamp."""
+    clamps = METHODS[name].clamps or (1.0,)
+    return [
+        Setting(value, x)
+        for x in clamps
+        for value in spaced(METHODS[name].values, max(1, most // len(clamps)))
     ]
-    return {(name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1) for name, of in found}
 
 
 def chosen(rows: Mapping[tuple[str, Setting], Row]) -> dict[str, Setting]:
@@ -197,22 +196,12 @@ def questions(z: Field, settings: Settings) -> dict[tuple[str, int], Many]:
 
 
 # ---------------------------------------------------------------------- trials and what they say
-def tried(lab: Lab, z: Field, benches: Benches, count: int | None = None) -> dict[tuple[str, Setting], Row]:
-    """All trials, taken as `table` takes rows."""
-    first = grids.table(lab, tuning(z, count), benches)
-    return first | grids.table(lab, clamping(z, chosen(first), count), benches)
-
-
 def trials(store: Store, scale: str, *, load: bool = False) -> dict[tuple[str, Setting], Row]:
     """All trials of a scale if they are there; nothing is computed. load: those at the largest count of all methods."""
     if scale not in factual.SCALES:
         return {}
     z = sizes(scale)
-    count = z.together if load else None
-    first = grids.finished(store, tuning(z, count))
-    grid = clamping(z, chosen(first), count) if first else {}
-    more = grids.finished(store, grid)
-    return first | more if bool(more) == bool(grid) else {}
+    return grids.finished(store, tuning(z, z.together if load else None))
 
 
 def settings(store: Store, scale: str, *, load: bool = False) -> dict[str, Setting]:

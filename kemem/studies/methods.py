@@ -41,27 +41,23 @@ def _rome(key: str) -> Callable[..., Editor]:
 
 WEIGHTS = (10.0, 30.0, 100.0, 300.0)
 TARGET_CLAMPS = (0.75, 1.0, 1.5, 2.0)
-OWN_CLAMPS = (
-    1.0,
-    2.0,
-    4.0,
-    6.0,
-)  # PMET's targets are of the feed-forward's output, which is shorter than the stream
+PAIRED = (1.0, 2.0)  # tried with every weight: the two depend on each other
+OWN_CLAMPS = (2.0, 6.0)  # PMET's targets are of the feed-forward's output, which is shorter than the stream
 CLAMPS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2)
 METHODS: dict[str, Method] = {
-    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search), clamps=TARGET_CLAMPS),
+    "MEMIT": Method("weight", WEIGHTS, lambda layers, x, _, search: MEMIT(layers, x, search), clamps=PAIRED),
     "PMET": Method(
         "weight", (0.1, 1.0, 10.0, 100.0), lambda layers, x, _, search: PMET(layers, x, own(search)),
         clamps=OWN_CLAMPS,
     ),
     "EMMET": Method(
-        "weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search), clamps=TARGET_CLAMPS
+        "weight", WEIGHTS, lambda layers, x, _, search: EMMET(layers, x, search=search), clamps=PAIRED
     ),
     "AlphaEdit": Method(
         "ridge", (0.1, 1.0, 10.0, 100.0),
         lambda layers, x, moments, search: AlphaEdit(layers, free(moments, layers), x, search),
-        clamps=TARGET_CLAMPS,
+        clamps=PAIRED,
     ),
     "ROME": Method("clamp", CLAMPS, _rome("as_released"), one_by_one=True),
     "r-ROME": Method("clamp", CLAMPS, _rome("averaged"), one_by_one=True),
@@ -71,8 +67,8 @@ METHODS: dict[str, Method] = {
     "FT-M": Method("rate", RATES, lambda layers, x, *_: FineTune.ft_m(layers[-1], rate=x)),
     "MEND": Method("network rate", (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), None),
 }  # fmt: skip
-"""Of those that set targets in the stream four values, beside four clamps of their targets (chapter 13); of every
-other eight. MEND's networks are trained for it: its setting is how fast they learn."""
+"""Of those that set targets four values, each with two clamps of the targets; of every other eight values. MEND's
+networks are trained for it: its setting is how fast they learn."""
 ATTENTION = "MEMIT, attention"  # of ablations alone: MEMIT written into what attention puts out
 
 
