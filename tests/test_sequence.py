@@ -118,7 +118,10 @@ def looked(benches):
     z = field.sizes("smoke")
     s = critique.Critique(field.facts(z, 3), (("ROME", MADE["ROME"]),), nearest=2, others=25, length=24)
     every = many.counterfact(benches.at(s.facts), s.facts)
-    return s, every[:3], every[3:28], critique.run(benches, s).values
+    edited = [r.subject for r in every[:3]]
+    strangers = [r for r in every[3:] if r.subject not in edited][:25]
+    own = [r for r in every[3:] if r.subject in edited]
+    return s, every[:3], strangers + own, critique.run(benches, s).values
 
 
 def likeliest(model, tok, prompt, count):
@@ -143,7 +146,7 @@ def test_what_is_said_is_counted_by_hand(benches, looked):
     s, requests, others, found = looked
     at = benches.at(s.facts)
     editor = methods.made(benches.lab, at, "ROME", 1.5, (0, 1))
-    assert (found["facts"], found["others"]) == (3, 25)
+    assert (found["facts"], found["others"]) == (3, len(others)) and len(others) > 25
     with many.write(at, "ROME", editor, requests).applied(at.model):
         own = found["methods"]["ROME"]
         says = {}
@@ -220,8 +223,9 @@ def test_nearest_keys_by_plain_loops(benches, looked):
         assert [j for a, j in near.pairs["nearest keys"] if a == i] == wanted
         assert all(others[j].subject == r.subject for a, j in near.pairs["same subject"] if a == i)
         assert len([j for a, j in near.pairs["any fact"] if a == i]) == 2
-    each = [float(near.reach[i, j]) for i, j in near.pairs["nearest keys"]]
-    assert found["reach"]["nearest keys"] == pytest.approx(sum(each) / len(each))
+    for kind in critique.NEIGHBOURS:
+        each = [float(near.reach[i, j]) for i, j in near.pairs[kind]]
+        assert each and found["reach"][kind] == pytest.approx(sum(each) / len(each))
 
 
 def test_every_phrasing_of_a_fact_is_a_statement_of_it(benches):

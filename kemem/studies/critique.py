@@ -29,7 +29,7 @@ from kemem.studies.many import NONE, Benches, Many
 from kemem.studies.setup import blocks
 from kemem.studies.wording import PARAPHRASES, STATED, distance, rephrased, said_first, statement
 
-STUDY, VERSION = "critique", 1
+STUDY, VERSION = "critique", 2
 CHAPTER = "14_field"
 ROWS = {STUDY: VERSION}
 NAMES = ("MEMIT", "ROME", "FT-W")
@@ -46,7 +46,7 @@ class Critique:
     nearest: int = 5
     """Of each edited fact so many others by their keys, so many of any kind, and at most so many of its subject."""
     others: int = 400
-    """Known facts, at most, among which those are looked for."""
+    """Known facts of other subjects, at most, among which those are looked for."""
     length: int = 96
     top_k: int = 5
     seed: int = 0
@@ -70,7 +70,7 @@ def run(benches: Benches, s: Critique) -> Row:
     def compute(_: dict[str, Any]) -> dict[str, Any]:
         at = benches.at(s.facts)
         every = many.counterfact(at, s.facts)
-        requests, others = every[: s.facts.count], every[s.facts.count :][: s.others]
+        requests, others = every[: s.facts.count], around(every, s.facts.count, s.others)
         near = near_by(at, requests, others, s.facts.layers[-1], s.nearest)
         ordinary = blocks(
             lab, s.facts.model.setup, s.facts.model.setup.corpus, "test", limit=s.facts.model.held_out
@@ -98,6 +98,16 @@ def run(benches: Benches, s: Critique) -> Row:
         }  # fmt: skip
 
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
+
+
+def around(every: Sequence[Request], count: int, most: int) -> list[Request]:
+    """Of the facts behind the first `count`: at most so many of other subjects, then all of the same subjects.
+
+    Facts stand in turns of subjects, so those of one subject are far apart.
+    """
+    edited, rest = {r.subject for r in every[:count]}, every[count:]
+    strangers = [r for r in rest if r.subject not in edited]
+    return [*strangers[:most], *(r for r in rest if r.subject in edited)]
 
 
 def asker(
