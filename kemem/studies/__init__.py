@@ -6,7 +6,9 @@ from kemem.runs import Store
 from kemem.studies import (
     acquiring,
     association,
+    critique,
     decay,
+    field,
     implications,
     inside,
     knowing,
@@ -14,12 +16,15 @@ from kemem.studies import (
     memories,
     midstage,
     one_target,
+    parts,
     pretraining,
     realpassages,
     realtext,
     relations,
+    released,
     resuscitating,
     robustness,
+    sequence,
     single_edits,
     stages,
     thousands,
@@ -29,7 +34,8 @@ from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
     memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
-    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications,
+    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications, field,
+    released, parts, sequence, critique,
 )  # fmt: skip
 
 

@@ -253,4 +253,11 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         for name, x in found.items():
             series.setdefault(name, []).append(x)
     known = {name: [x for x in each if x is not None] for name, each in series.items()}
-    return told({f"critique.{n}": (mean(each), "%", rows[0]) for n, each in known.items() if each})
+    return told({f"critique.{n}": (mean(each), unit(n), rows[0]) for n, each in known.items() if each})
+
+
+def unit(name: str) -> str:
+    """Of a number for prose."""
+    if name in ("facts", "others"):
+        return "facts"
+    return "" if name.startswith(("distance", "reach")) else "nats" if name.endswith(".nats") else "%"

@@ -23,6 +23,7 @@ from kemem.studies.pretraining import Pretraining
 CHAPTER = "14_field"
 ROWS: dict[str, int] = {}  # its rows are those of `many`
 QUESTIONS = ("MEMIT", "FT-W", NONE, "MEND", "ROME")
+UNITS = {"nats": "nats", "GE": "", "RS": ""}  # all others are in %
 SHOWN = ("S", "ES", "PS", "NS", "NS+", "NM", "rewrite_acc", "paraphrase_acc")
 UNLOADED = ("r-ROME",)
 """Left out where values are chosen a second time, at the largest count: ROME's neighbour, as slow as ROME."""
@@ -259,7 +260,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     for (name, count, seed), row in (own := grids.finished(store, loaded(z, heavy)) if heavy else {}).items():
         if seed == z.seeds[0]:
             for score in (*SHOWN, "nats", "GE", "RS"):
-                put(f"field.{name}.load.{score}", scores(own, name, count, score), "%", row)
+                put(f"field.{name}.load.{score}", scores(own, name, count, score), UNITS.get(score, "%"), row)
             found[f"field.{name}.load.value"] = (
                 heavy[name].value,
                 METHODS[name].setting if name in METHODS else "",
@@ -271,7 +272,12 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         if seed == z.seeds[0]:
             for called in (str(count), *(end for end, n in ends if n == count)):
                 for score in (*SHOWN, "nats", "GE", "RS"):
-                    put(f"field.{name}.{called}.{score}", scores(rows, name, count, score), "%", row)
+                    put(
+                        f"field.{name}.{called}.{score}",
+                        scores(rows, name, count, score),
+                        UNITS.get(score, "%"),
+                        row,
+                    )
     asked = grids.finished(store, questions(z, made))
     for (name, seed), row in asked.items():
         if seed == z.seeds[0]:

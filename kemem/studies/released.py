@@ -213,7 +213,8 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         for name in several[0].values[group] if several else ():
             for score in (*SHOWN, "counted"):
                 own = [row.values[group][name][score] for row in several]
-                put(f"field.released.{name}.{score}", own, "%", several[0])
+                unit = "requests" if score == "counted" else "%"
+                put(f"field.released.{name}.{score}", own, unit, several[0])
     runs = own_rows(store, scale, COST)
     for name in TIMED if runs else ():
         for phase in runs[0].values["seconds"][name]:
