@@ -286,8 +286,8 @@ twins = [
 farthest = max(
     ((a - b).norm() / b.norm()).item() for a, b in zip(*(edit.deltas.values() for edit in twins), strict=True)
 )
-print(f"EMMET at weight {weight:g} with its ridge of {ridge:g}, MEMIT at weight {ridge * weight:g}:")
-print(f"updates that differ by {farthest:.0e} of their length")
+print(f"EMMET at weight {weight:g} with its ridge of {ridge:g}, MEMIT at weight {ridge * weight:g}")
+print("the same update, to a millionth of its length:", farthest < 1e-6)
 
 # %% [markdown]
 # So where EMMET is ahead of MEMIT in these tables, its trials reached smaller $\lambda$ than MEMIT's, and where it is behind, smaller clamps or larger $\lambda$ were out of its reach: the grid is what differs.
