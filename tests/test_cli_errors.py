@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import test_cli_adapt
 import test_cli_edit
 import test_cli_trace
 import zstandard
@@ -455,7 +456,7 @@ def test_every_option_of_every_command_is_in_the_table():
     from kemem.cli import app
 
     free = {"--attention", "--help", "--json", "--corpus"}  # the last two stand in TABLE by other means
-    elsewhere = {"edit": test_cli_edit.TABLE, "trace": test_cli_trace.TABLE}
+    elsewhere = {"adapt": test_cli_adapt.TABLE, "edit": test_cli_edit.TABLE, "trace": test_cli_trace.TABLE}
     commands = get_command(app).commands
     assert set(commands) == {"acquire", "claims", "entropy", "pretrain", "resuscitate", "run", *elsewhere}
     for name, command in commands.items():

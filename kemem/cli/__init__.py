@@ -4,6 +4,7 @@
     kemem resuscitate MODEL a model with its least used memories woken, as a new folder
     kemem acquire MODEL     train a model on a text with passages put into it, and measure what it takes in
     kemem edit MODEL        facts rewritten in a model's weights, and what that did to it
+    kemem adapt MODEL       domains learned one after another, and what is forgotten of each
     kemem pretrain          train a model of the book, with checkpoints along the schedule
     kemem trace MODEL       where a model comes by the facts it knows, and which layers to edit
     kemem run CHAPTER       execute a chapter, once for every combination of its parameters
@@ -24,6 +25,7 @@ from typing import Annotated
 import typer
 
 from kemem.cli.acquiring import acquire
+from kemem.cli.adapting import adapt
 from kemem.cli.chapter import run
 from kemem.cli.editing import edit
 from kemem.cli.ledger import claims
@@ -41,6 +43,7 @@ app.command()(entropy)
 app.command()(resuscitate)
 app.command()(acquire)
 app.command()(edit)
+app.command()(adapt)
 app.command()(pretrain)
 app.command()(trace)
 app.command()(run)
