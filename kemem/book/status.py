@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from kemem.book.notebooks import differences
@@ -113,11 +114,11 @@ def studies() -> dict[str, tuple[str, int]]:
     A module of `kemem.studies` says CHAPTER, STUDY and VERSION, or, where it makes rows of several kinds, ROWS: a
     version for each name.
     """
-    return {
-        name: (module.CHAPTER, version)
-        for module in STUDIES
-        for name, version in getattr(module, "ROWS", {getattr(module, "STUDY", ""): module.VERSION}).items()
-    }
+    return {name: (module.CHAPTER, version) for module in STUDIES for name, version in _rows(module).items()}
+
+
+def _rows(module: ModuleType) -> dict[str, int]:
+    return module.ROWS if hasattr(module, "ROWS") else {getattr(module, "STUDY", ""): module.VERSION}
 
 
 def chapter_of(document: Document) -> str:
