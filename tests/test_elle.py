@@ -106,7 +106,7 @@ def test_how_a_step_is_cut_does_not_matter(family):
     assert all(torch.allclose(one[name], four[name], rtol=1e-6, atol=1e-9) for name in one)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "roberta"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "roberta"])
 def test_the_same_seed_is_the_same_run(family):
     """With as many memories as width at first, and dropout on."""
     runs = []
@@ -148,17 +148,16 @@ def unbroken(tmp_path_factory):
     return in_three_domains(tmp_path_factory.mktemp("unbroken"))
 
 
-@pytest.mark.parametrize("stop", [3, 5])
-def test_killed_and_resumed_it_ends_the_same(tmp_path, unbroken, stop):
+@pytest.mark.parametrize(("stop", "again"), [(3, True), (5, False)], ids=["same-object", "another-object"])
+def test_killed_and_resumed_it_ends_the_same(tmp_path, unbroken, stop, again):
     """In the second and in the third domain; growth and recovery of a finished domain come again."""
     _, whole, wanted = unbroken
     assert [Memories(whole).layers, Memories(whole).width] == [2, 24]
     broken = Breaking(**{**GROWTH, **SHORT, "blocks": "1,0", "width": "0,12", "heads": "0,3"})
     with pytest.raises(Stop):
         in_three_domains(tmp_path, stop, broken)
-    for method in (broken, None):  # the same object again, and one that knows nothing
-        _, net, found = in_three_domains(tmp_path, method=method)
-        assert equal(weights(net), weights(whole)) and found.loss == wanted.loss
+    _, net, found = in_three_domains(tmp_path, method=broken if again else None)
+    assert equal(weights(net), weights(whole)) and found.loss == wanted.loss
 
 
 # ---------------------------------------------------------------------- growth and recovery
@@ -197,11 +196,12 @@ def test_growth_that_keeps_the_function_is_told_as_such():
 
 def test_a_number_for_each_domain():
     method = ELLE(blocks="1,0,2", memories=5, **SHORT)
-    net, done = course(method, count=4)
-    assert Memories(net).layers == 4 and Memories(net).count == 35
+    net, sizes = model(), []
+    for held in DOMAINS:
+        train(net, held.domain, RECIPE, method)
+        sizes.append((Memories(net).layers, Memories(net).count))
+    assert sizes == [(1, 20), (2, 25), (2, 30), (4, 35)]
     assert [len(origins) for _, origins in sorted(method._origins.items())] == [2, 2, 4]
-    blocks = done.added[1], done.added[2], done.added[3]
-    assert blocks[1] < blocks[0] < blocks[2]
 
 
 def test_recovery_reads_what_is_remembered_and_nothing_else(monkeypatch):
@@ -243,7 +243,7 @@ def test_recovery_reads_what_is_remembered_and_nothing_else(monkeypatch):
 def test_recovery_undoes_what_growth_did():
     """Uneven growth with much noise hurts; training on remembered text brings the first domain back."""
     losses = {}
-    for steps in (0, 30):
+    for steps in (0, 25):
         method = ELLE(
             width=8,
             heads=2,
@@ -254,11 +254,11 @@ def test_recovery_undoes_what_growth_did():
             prompts=False,
         )
         net = model("gpt2")
-        train(net, DOMAINS[0].domain, replace(RECIPE, steps=40), method)
+        train(net, DOMAINS[0].domain, replace(RECIPE, steps=30), method)
         before = loss(net, DOMAINS[0].test)
         method.before(net, DOMAINS[1].domain)
         losses[steps] = loss(net, DOMAINS[0].test) - before
-    assert losses[0] > 0.3 and losses[30] < 0.5 * losses[0]
+    assert losses[0] > 0.3 and losses[25] < 0.5 * losses[0]
 
 
 def test_generators_are_left_alone():
@@ -369,21 +369,22 @@ def test_which_prompt_is_shown(family):
     text = {"input_ids": tokens(2, LENGTH, seed=9)}
     domains = [held.domain for held in DOMAINS]
 
-    def shown(domain: int) -> int | None:
-        """The prompt that `at` shows, told by what the model says."""
-        bare = scores(net, text)
-        with method.at(net, domains[domain]):
-            found = scores(net, text)
-        if torch.equal(found, bare):
-            return None
-        known = []
+    def known() -> list[torch.Tensor]:
+        """What the model says behind each prompt."""
+        found = []
         for place in range(len(method._names)):
             with behind_prompt(net, place):
-                if torch.equal(scores(net, text), found):
-                    known.append(place)
-        assert len(known) == 1
-        return known[0]
+                found.append(scores(net, text))
+        return found
 
+    def shown(domain: int) -> int | None:
+        """The prompt that `at` shows, told by what the model says."""
+        with method.at(net, domains[domain]):
+            found = scores(net, text)
+        (place,) = (place for place, said in enumerate([*every, bare]) if torch.equal(found, said))
+        return place if place < len(every) else None
+
+    bare, every = scores(net, text), known()
     assert shown(0) is None  # before any domain
     wanted = {
         "right": [[0, 0, 0], [0, 1, 1], [0, 1, 2]],
@@ -392,6 +393,7 @@ def test_which_prompt_is_shown(family):
     }
     for step in range(3):
         train(net, domains[step], RECIPE, method, objective=options["objective"])
+        bare, every = scores(net, text), known()
         for name, rows in wanted.items():
             method.shown = name
             assert [shown(i) for i in range(3)] == rows[step], (name, step)

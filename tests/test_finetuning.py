@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kemem import trace
-from kemem.continual import beside, learn
+from kemem.continual import beside, finetuning, learn
 from kemem.continual.end_tasks import EndTask, Example, accuracy, f1
 from kemem.continual.finetuning import (
     FineTuning,
@@ -25,6 +25,8 @@ from kemem.continual.finetuning import (
     longest,
     pooled,
     regression,
+    scored,
+    standardised,
 )
 from kemem.continual.sequence import Held
 from kemem.corpora import train_tokenizer
@@ -282,21 +284,36 @@ def test_the_probe_by_another_way():
     assert list(found.predictions) == [made.classes[i] for i in expected]
 
 
-def test_a_class_without_training_examples_is_never_answered():
+def test_a_class_without_training_examples_is_never_answered(monkeypatch):
     made = task()
     more = EndTask(
         "t", (*made.classes, "w0"), made.train, (*made.test, Example("w0 w0", "w0")), "micro_f1", ("w0",)
     )
+    asked_for = []
+
+    def counted(x, answers, classes, strength):
+        asked_for.append((classes, set(answers.tolist())))
+        return regression(x, answers, classes, strength)
+
+    monkeypatch.setattr(finetuning, "regression", counted)
     found = Probing()(tiny("olmo"), TOKENIZER, more)
+    assert asked_for == [(3, {0, 1, 2})], "a bias of nothing would fall for ever"
     assert "w0" not in found.predictions and len(found.predictions) == 13
     assert found.score == found.accuracy < 100
 
 
-def test_features_that_are_constant_do_no_harm():
-    model = tiny("gpt2")
-    with torch.no_grad():
-        model.transformer.ln_f.weight[0] = 0
-    assert Probing()(model, TOKENIZER, task()).accuracy > 50
+def test_features_are_scaled_by_the_training_examples():
+    draw = torch.Generator().manual_seed(0)
+    train, test = (5 + 3 * torch.randn(n, 4, generator=draw, dtype=torch.float64) for n in (50, 9))
+    train[:, 2] = 7.0
+    x, z = standardised(train, test)
+    varying = [0, 1, 3]
+    torch.testing.assert_close(x.mean(0), torch.zeros(4, dtype=torch.float64))
+    torch.testing.assert_close((x**2).mean(0)[varying], torch.ones(3, dtype=torch.float64))
+    assert (x[:, 2] == 0).all() and torch.equal(z[:, 2], test[:, 2] - 7)
+    slope = ((x[0] - x[1]) / (train[0] - train[1]))[varying]
+    torch.testing.assert_close((z[0] - z[1])[varying], slope * (test[0] - test[1])[varying])
+    torch.testing.assert_close((z[0] - x[0])[varying], slope * (test[0] - train[0])[varying])
 
 
 # ---------------------------------------------------------------------- the model as a method shows it
@@ -377,15 +394,20 @@ def test_modules_beside_the_copy_learn_too():
 
 # ---------------------------------------------------------------------- in a sequence
 def test_tasks_are_asked_for_by_domain():
-    model, made = tiny("olmo"), task()
+    model, made, other = tiny("olmo"), task(), task("more", classes=2)
     domains = [Domain(name, rows()) for name in ("a", "b", "c")]
-    asks = asked({"a": made, "c": task("more", classes=2)}, Probing(), TOKENIZER)
-    found = asks(model, Scaled(), domains)
-    assert found == [
-        Probing()(model, TOKENIZER, made, Scaled(), domains[0]).score,
-        None,
-        Probing()(model, TOKENIZER, task("more", classes=2)).score,
+    method, calls = Scaled(), []
+
+    def how(*given):
+        calls.append(given)
+        return scored(given[2], [given[2].classes[0]] * len(given[2].test))
+
+    found = asked({"c": other, "a": made}, how, TOKENIZER)(model, method, domains)
+    assert calls == [
+        (model, TOKENIZER, made, method, domains[0]),
+        (model, TOKENIZER, other, method, domains[2]),
     ]
+    assert found == [pytest.approx(100 / 6), None, pytest.approx(100 / 3)]
     with pytest.raises(BadInput, match="end tasks of a, b, c; got one of d"):
         asked({"d": made}, Probing(), TOKENIZER)(model, Method(), domains)
 

@@ -82,7 +82,6 @@ class FineTuning:
         answers = torch.tensor([task.classes.index(example.label) for example in task.train])
         device = next(model.parameters()).device
         own = copy.deepcopy(model).requires_grad_(True)
-        own.zero_grad(set_to_none=True)
         with (
             torch.random.fork_rng([device] if device.type == "cuda" else []),
             arithmetic.fast(device),
@@ -150,12 +149,20 @@ class Probing:
                 features(model, encoded(tokenizer, part, length), batch_size=self.batch_size).cpu()
                 for part in (task.train, task.test)
             )
-        center, spread = train.mean(0), train.std(0, unbiased=False)
-        train, test = ((x - center) / torch.where(spread > 0, spread, 1.0) for x in (train, test))
+        train, test = standardised(train, test)
         classes = [name for name in task.classes if name not in task.untrained]
         answers = torch.tensor([classes.index(example.label) for example in task.train])
         weight, bias = regression(train, answers, len(classes), self.strength)
         return scored(task, [classes[i] for i in (test @ weight.T + bias).argmax(1).tolist()])
+
+
+def standardised(
+    train: Float[Tensor, "N D"], test: Float[Tensor, "K D"]
+) -> tuple[Float[Tensor, "N D"], Float[Tensor, "K D"]]:
+    """Both moved and scaled so that train has mean 0 and standard deviation 1; what is constant there becomes 0."""
+    center, spread = train.mean(0), train.std(0, unbiased=False)
+    scale = torch.where(spread > 0, spread, 1.0)
+    return (train - center) / scale, (test - center) / scale
 
 
 def regression(

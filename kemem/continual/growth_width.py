@@ -64,7 +64,7 @@ def grow_width_(
     entries, so that copies learn to differ (ELLE: 0.01); with noise_everywhere to every parameter of the model.
 
     Differs from the authors' code: for masked models it adds noise to every parameter; for causal ones it divides
-    neither the last norm nor the tied head, so that growth multiplies all scores by c.
+    neither the last norm nor the tied head, so that scores grow with the width.
     Refused: a smaller size; heads of another size (where it is width / heads, both must grow by one factor); heads
     that are no multiple of those sharing a key-value head.
     """
@@ -179,17 +179,14 @@ class _Grown:
         layout, path = self.old.layout, self.old.attention_path(layer)
         rows = {layout.query: queries, layout.key: keys, layout.value: keys}
         if layout.qkv is not None:
-            rows = {
-                layout.qkv: threes if layout.fused_attention == "heads" else joined([queries, keys, keys])
-            }
+            blocks = joined([queries, keys, keys])
+            rows = {layout.qkv: threes if layout.fused_attention == "heads" else blocks}
         for name, written in rows.items():
             self.sides[f"{path}.{name}"] = (written, self.residual)
         self.sides[f"{path}.{layout.output}"] = (self.residual, queries)
         for name, module in trace.module(self.model, path).named_children():
-            for units in (
-                queries,
-                keys,
-            ):  # OLMo2 normalises over all heads; where both fit, both are the same
+            # OLMo2 has a norm over all heads together; where both maps fit, both are the same
+            for units in (queries, keys):
                 if getattr(module, "weight", torch.empty(0)).shape == (units.old,):
                     self.scaled[f"{path}.{name}"] = units
 
