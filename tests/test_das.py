@@ -387,15 +387,17 @@ def test_views_are_the_whole_model_and_the_known_part_of_it(family):
     assert torch.equal(restored(batch)["input_ids"], raw["input_ids"])
     assert (family in MASKED) != torch.equal(batch["input_ids"], raw["input_ids"])
     whole_view = hidden(model, raw["input_ids"])
-    with gated(model, known):
+    placed = {"before_activation": family in ("gpt2", "roberta")}
+    with gated(model, known, **placed):
         known_view = hidden(model, raw["input_ids"])
-    with gated(model, known.map(lambda u: 1 - u)):
+    with gated(model, known.map(lambda u: 1 - u), **placed):
         own_view = hidden(model, raw["input_ids"])
     close = {"rtol": 1e-5, "atol": 1e-6} if family == "gptj" else {"rtol": 1e-10, "atol": 1e-12}
     for kind, expected in (("full", whole_view), ("domain", own_view)):
         method = Watched(
-            importance=Fixed(known, []), normalisation="none", objective=objective, contrast=kind, weight=0.5
-        )
+            importance=Fixed(known, []), normalisation="none", objective=objective, contrast=kind, weight=0.5,
+            **placed,
+        )  # fmt: skip
         with torch.no_grad():
             method.before(model, FIRST)
             method._drops = True  # as if: the twin is a pass of its own then
@@ -514,10 +516,12 @@ def test_what_is_known_is_the_maximum_of_all_that_was_measured(family):
     """Measured at the right moments: before the first domain, and at the end of each."""
     objective = objective_of(family)
     model, again = tiny(family), tiny(family)
-    how = [Measuring(samples=10, seed=mix(5, number)) for number in range(3)]
-    expected = normalised(general_importance(again, FIRST.blocks, 0.1, how[0]), "rank")
-    method = DAS(objective=objective, samples=10, seed=5, normalisation="rank")
-    replayed = DAS(objective=objective, samples=10, seed=5, normalisation="rank")
+    measuring = {"samples": 10, "batch_size": 4, "before_activation": family == "roberta"}
+    how = [Measuring(**measuring, seed=mix(5, number)) for number in range(3)]
+    expected = normalised(general_importance(again, FIRST.blocks, 0.3, how[0]), "rank")
+    method, replayed = (
+        DAS(objective=objective, normalisation="rank", noise=0.3, seed=5, **measuring) for _ in range(2)
+    )
     for number, domain in enumerate((FIRST, SECOND), 1):
         trained(method, model, domains=(domain,), objective=objective)
         trained(replayed, again, domains=(domain,), objective=objective)

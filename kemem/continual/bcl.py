@@ -40,6 +40,7 @@ class Capsule(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B K 3"]:
+        """The proposals, one for each of the K mixed capsules."""
         p = torch.relu(x @ self.first.T) @ self.second.T  # [*B 3]
         return torch.einsum("kij,...j->...ki", self.proposal, p)
 

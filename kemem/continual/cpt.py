@@ -43,6 +43,7 @@ class Plugin(nn.Module):
                     p.copy_(bound * (2 * torch.rand(p.shape, generator=generator) - 1))
 
     def forward(self, x: Float[Tensor, "*B D"], mask: Callable[[str], Tensor] | None) -> Tensor:
+        """What is to be added. mask: of "hidden" and of "output", the units' factors; None: no masks."""
         hidden = torch.relu(self.down(x))
         if mask is not None:
             hidden = hidden * mask("hidden").to(hidden)

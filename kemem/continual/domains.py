@@ -147,21 +147,22 @@ def region(
     Domains of one world share its words and phrasings and differ in whom they are about. The classes are the `classes`
     relations with most facts there, all exactly as frequent. The facts of each are drawn apart into two halves: those
     to learn from are told in the first PHRASINGS phrasings of the relation, those to test with in the next one, so that
-    neither the entities nor the words around them give the answer away. All these sentences may stand in the
-    documents, unlabelled.
+    no fact and few of the words are met again: told in the same phrasings, a bag of words would give the answer away.
+    All these sentences may stand in the documents, unlabelled.
     Refused: a place with fewer than two relations that have two facts.
     """
+    world.documents(0, within=place)  # refuses an unknown place
     told: dict[str, list[Fact]] = {}
     for fact in world.facts():
         if place in world.place(fact.subject):
             told.setdefault(fact.relation, []).append(fact)
     kept = sorted((name for name in told if len(told[name]) > 1), key=lambda name: (-len(told[name]), name))
-    texts = tuple(world.documents(documents, seed=sample, within=place))
     if len(kept) < 2:
         raise BadInput(
             f"expected a place with facts of two relations; got {place!r}, which is too small; take one of "
             f"{', '.join(countries(world, 4))}."
         )
+    texts = tuple(world.documents(documents, seed=sample, within=place))
     kept = kept[:classes]
     half = len(told[kept[-1]]) // 2
     train, test = [], []
