@@ -281,8 +281,8 @@ def test_adam_undoes_a_mask_of_the_gradient_and_not_one_of_the_update():
 def test_importance_0_without_contrast_is_plain_training_bit_for_bit(family):
     """With dropout where the family has it: the method's passes draw from generators of their own."""
     objective, recipe = objective_of(family), replace(RECIPE, accumulation=2)
-    plain = trained(None, tiny(family), recipe, objective=objective)
-    nothing = zeros(tiny(family))
+    plain = trained(None, tiny(family, layers=1), recipe, objective=objective)
+    nothing = zeros(tiny(family, layers=1))
     for method in (
         *(fixed(nothing, placement=placement) for placement in ("update", "gradient")),
         fixed(nothing, contrast="full", weight=0.0),
@@ -290,14 +290,14 @@ def test_importance_0_without_contrast_is_plain_training_bit_for_bit(family):
         DAS(soft_mask=False, weight=1e-45),  # the contrast's passes are run, and add nothing
     ):
         method.objective = objective
-        assert same(trained(method, tiny(family), recipe, objective=objective), plain), method
+        assert same(trained(method, tiny(family, layers=1), recipe, objective=objective), plain), method
     other = DAS(soft_mask=False, objective=objective, weight=0.1)
-    assert not same(trained(other, tiny(family), recipe, objective=objective), plain)
+    assert not same(trained(other, tiny(family, layers=1), recipe, objective=objective), plain)
     # what is measured does not reach the training that follows: only the mask does
     unmasked = DAS(contrast="none", objective=objective)
     unmasked.gradients = lambda model: None
     vars(unmasked)["updated"] = lambda model, previous: None
-    found = trained(unmasked, tiny(family), recipe, objective=objective)
+    found = trained(unmasked, tiny(family, layers=1), recipe, objective=objective)
     assert same(found, plain) and unmasked.known is not None
 
 
@@ -305,7 +305,7 @@ def test_importance_0_without_contrast_is_plain_training_bit_for_bit(family):
 def test_accumulation_leaves_the_masked_step_as_it_is(family):
     whole, cut = (
         trained(
-            DAS(contrast="none", objective=objective_of(family)), exact(family),
+            DAS(contrast="none", objective=objective_of(family)), exact(family, layers=1),
             replace(RECIPE, accumulation=n), objective=objective_of(family),
         )
         for n in (1, 4)
@@ -515,7 +515,7 @@ def test_a_detached_view_gives_no_gradient():
 def test_what_is_known_is_the_maximum_of_all_that_was_measured(family):
     """Measured at the right moments: before the first domain, and at the end of each."""
     objective = objective_of(family)
-    model, again = tiny(family), tiny(family)
+    model, again = tiny(family, layers=1), tiny(family, layers=1)
     measuring = {"samples": 10, "batch_size": 4, "before_activation": family == "roberta"}
     how = [Measuring(**measuring, seed=mix(5, number)) for number in range(3)]
     expected = normalised(general_importance(again, FIRST.blocks, 0.3, how[0]), "rank")
@@ -561,7 +561,7 @@ def test_every_ablation_and_defect_changes_the_run():
 
     def run(**settings) -> dict[str, torch.Tensor]:
         method = DAS(**{"objective": MASK, "samples": 6, "batch_size": 4, **settings})
-        found = trained(method, tiny("roberta", memories=8, layers=1), objective=MASK)
+        found = trained(method, tiny("roberta", memories=8, layers=1), ONE, objective=MASK)
         assert all(torch.isfinite(p).all() for p in found.values())
         return found | ({} if method.known is None else method.known.tensors())
 
@@ -577,7 +577,7 @@ def test_a_sequence_of_domains():
     for family in ("olmo", "roberta"):
         objective = objective_of(family)
         method = DAS(objective=objective)
-        course = learn(tiny(family), held, method, RECIPE, objective=objective)
+        course = learn(tiny(family, layers=1), held, method, RECIPE, objective=objective)
         assert all(math.isfinite(x) for row in course.loss for x in row) and course.added == [0, 0]
         assert method.domains == 2 and method._masks is None
 
@@ -658,7 +658,7 @@ def test_broken_off_it_ends_in_the_same_numbers(tmp_path, family, settings, agai
             plain(model)
 
         method.gradients = gradients
-        model = tiny(family)
+        model = tiny(family, layers=1)
         for domain in (FIRST, SECOND):
             out = None if folder is None else folder / domain.name
             train(model, domain, recipe, method, objective=objective, out=out)
@@ -689,7 +689,7 @@ def test_a_second_domain_is_resumed_without_the_first(tmp_path):
         train(model, SECOND, recipe, method, out=out)
         return weights(model), method.known.tensors(), method.domains
 
-    method, model = Stopping(samples=8), tiny("llama")
+    method, model = Stopping(samples=8), tiny("llama", layers=1)
     train(model, FIRST, recipe, method)
     start = copy.deepcopy(model)
     twin = copy.deepcopy(method)
@@ -702,14 +702,17 @@ def test_a_second_domain_is_resumed_without_the_first(tmp_path):
 
 
 def test_a_folder_of_other_settings_is_refused(tmp_path):
-    trained(DAS(samples=8), tiny("llama"), out=tmp_path)
+    trained(DAS(samples=8), tiny("llama", layers=1), out=tmp_path)
     for settings, said in (
         ({"temperature": 0.1}, r"method.temperature \(0.05 there, 0.1 now\)"),
         ({"released": Released(signed=True)}, r"method.others .*signed=False.* there, .*signed=True"),
-        ({"importance": Fixed(zeros(tiny("llama")), [])}, r"importance=own.* there, 'importance=Fixed"),
+        (
+            {"importance": Fixed(zeros(tiny("llama", layers=1)), [])},
+            r"importance=own.* there, 'importance=Fixed",
+        ),
     ):
         with pytest.raises(BadInput, match=said):
-            trained(DAS(**{"samples": 8, **settings}), tiny("llama"), out=tmp_path)
+            trained(DAS(**{"samples": 8, **settings}), tiny("llama", layers=1), out=tmp_path)
 
 
 # ---------------------------------------------------------------------- what cannot be

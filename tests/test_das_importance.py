@@ -86,7 +86,7 @@ def batch_of(rows: int = 3, **options) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------------- gates
 def test_gates_of_ones_change_nothing_bit_for_bit(family):
     for changes in ({}, {"square": True}):
-        model = tiny(family, **changes)
+        model = tiny(family, layers=1, **changes)
         memories, batch = Memories(model), batch_of(padded=2)
         plain = logits_of(model, batch)
         for placed in (False,) if family in GATED else (False, True):
@@ -205,10 +205,10 @@ def close(family: str) -> dict[str, float]:
 )  # fmt: skip
 def test_importance_is_the_mean_of_absolute_finite_differences(family, placed, square):
     """Text by text and unit by unit, the loss written out."""
-    model, data, objective = exact(family, square=square), Rows(4), objective_of(family)
-    how = Measuring(batch_size=3, before_activation=placed, seed=5)
+    model, data, objective = exact(family, memories=8, square=square), Rows(3), objective_of(family)
+    how = Measuring(batch_size=2, before_activation=placed, seed=5)
     found = flat(domain_importance(model, data, objective, how))
-    batch = objective.prepare(data.batch(torch.arange(4)), [mix(5, 1, row) for row in range(4)])
+    batch = objective.prepare(data.batch(torch.arange(3)), [mix(5, 1, row) for row in range(3)])
     if family in MASKED:
         assert not torch.equal(batch["input_ids"], data.ids)
     shift = 0 if family in MASKED else 1
@@ -247,7 +247,7 @@ def test_the_proxy_is_the_mean_of_absolute_finite_differences(family):
 
 
 # ---------------------------------------------------------------------- what it does not hang on
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "roberta"])
 def test_padding_and_batches_change_nothing(family):
     model, objective = exact(family), objective_of(family)
     plain = domain_importance(model, Rows(), objective, Measuring(batch_size=5))
