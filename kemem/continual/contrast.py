@@ -1,6 +1,6 @@
 """What tells the whole model's view of a text from the part that was known before: DAS's contrast.
 
-Ke et al. 2023, section 3.3. Of every text n in a micro-batch there are three representations, each the mean of the
+Ke et al. 2023. Of every text n in a micro-batch there are three representations, each the mean of the
 final hidden state over the text's tokens: full_n, the ordinary one; full+_n, its twin under another dropout mask; and
 prev_n, of a pass in which every unit is multiplied by its importance so far. With sim the cosine,
 

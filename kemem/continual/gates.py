@@ -1,6 +1,6 @@
 """Virtual gates: a number at each unit of a block, multiplied into the passes that run.
 
-Ke et al. 2023, section 3.1:  o_hat_l = g_l (x) o_l,  g_l all ones and never trained. What they call a layer l is one of
+Ke et al. 2023:  o_hat_l = g_l (x) o_l,  g_l all ones and never trained. What they call a layer l is one of
 three sites in every block, and a unit is one of its heads or neurons:
 
     heads         [H]   the attention's heads, each head's slice of what enters the attention's last projection

@@ -1,6 +1,6 @@
 """Soft-masking: how far training may move the parameters that produce a unit, 1 - I of what its importance I leaves.
 
-Ke et al. 2023, section 3.2:  grad_l <- (1 - I_l) (x) grad_l. The forward pass is not masked. What is multiplied:
+Ke et al. 2023:  grad_l <- (1 - I_l) (x) grad_l. The forward pass is not masked. What is multiplied:
 
     heads         the rows of query, key and value with their biases, and the columns of the attention's output
     intermediate  the rows of the feed-forward's first projection, or of both where it is gated, with their biases
