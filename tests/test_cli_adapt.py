@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import math
 import re
 import shlex
 from dataclasses import replace
@@ -20,15 +21,16 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from kemem import corpora, evaluation, models
 from kemem.cli import main
 from kemem.cli.adapting import adapt
-from kemem.cli.courses import mean, settle
+from kemem.cli.courses import mean, numbers, settle
 from kemem.cli.domains import TESTED, places, split_specs
 from kemem.continual import Course, learn, pooled
 from kemem.continual.domains import REAL, held, named
 from kemem.continual.finetuning import FineTuning, Probing, asked
 from kemem.continual.named import LEARNERS, Given, method, settings_of
 from kemem.corpora import train_tokenizer
+from kemem.errors import BadInput
 from kemem.objective import Causal, Masked
-from kemem.training import Method, Recipe
+from kemem.training import History, Method, Recipe
 
 STEPS, BATCH, LENGTH, RATE = 3, 4, 16, 3e-2
 RECIPE = Recipe(
@@ -534,6 +536,31 @@ def test_a_run_that_blows_up_is_one_line(place, capsys):
     assert main(command(place, "--steps", 1, "--lr", 1e38)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "finite loss" in line and "lower" in line
+
+
+def ended(names: list[str], seconds: list[float], **changes: Any) -> Course:
+    """A course with these seconds of training, of which the histories know 3 each."""
+    square = [[1.0] * len(names) for _ in names]
+    rows = [History([{"step": 1, "seconds": 3.0}]) for _ in seconds]
+    none = [[None] * len(names) for _ in names]
+    fixed = {"loss": square, "seconds": seconds, "added": [4] * len(seconds), "histories": rows, "task": none}
+    return Course(names, [2.0] * len(names), **{**fixed, "task_before": none[0], **changes})
+
+
+def test_seconds_of_a_run_that_is_resumed_and_of_one_for_all_domains():
+    """Reading a finished run takes no time, so its history tells; a run for two domains counts half for each."""
+    assert numbers(ended(["a", "b"], [5.0, 0.1]), 0)["seconds"] == [5.0, 3.0]
+    found = numbers(ended(["a", "b"], [5.0], general=[7.0, 8.0]), 0)
+    assert (found["seconds"], found["parameters_added"]) == ([2.5, 2.5], [2, 2])
+    assert found["general_loss"] == {"before": 7.0, "after": [8.0, 8.0]}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss": [[1.0, 2.0], [math.nan, 2.0]]}, {"general": [1.0, math.inf, 1.0]}]
+)
+def test_losses_that_are_no_numbers_are_refused(changes):
+    with pytest.raises(BadInput, match="expected finite losses; got others with seed 3; lower --lr"):
+        numbers(ended(["a", "b"], [5.0, 0.1], **changes), 3)
 
 
 def test_a_single_step_is_one(place, capsys):

@@ -137,8 +137,9 @@ def belongs(model: nn.Module, site: str, layer: int, unit: int) -> dict[str, tor
     return {name: p.detach().bool() for name, p in marked.named_parameters()}
 
 
-@pytest.mark.parametrize("square", [False, True])
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize(
+    ("family", "square"), [*((family, False) for family in SOME), ("llama", True), ("gpt2", True)]
+)
 def test_a_unit_of_importance_1_keeps_what_produces_it_and_all_else_moves_as_ever(family, square):
     """Bit for bit, weight decay included; with masked models and shared key-value heads."""
     start, objective = tiny(family, square=square, **SHARED.get(family, {})), objective_of(family)
@@ -378,7 +379,7 @@ def hidden(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, output_hidden_states=True).hidden_states[-1].mean(1)
 
 
-@pytest.mark.parametrize("family", [*SOME, "olmo2", "gptj", "bert"])
+@pytest.mark.parametrize("family", [*SOME, "gptj"])
 def test_views_are_the_whole_model_and_the_known_part_of_it(family):
     model, objective = exact(family), objective_of(family)
     known, rows = random_importance(model, 1), torch.arange(8)
@@ -636,16 +637,12 @@ class Broken(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("family", "settings", "again"),
-    [("gpt2", {}, (1, 0)), ("roberta", {"placement": "gradient"}, (1,))],
-)
-def test_broken_off_it_ends_in_the_same_numbers(tmp_path, family, settings, again):
-    objective = objective_of(family)
+def test_broken_off_it_ends_in_the_same_numbers(tmp_path):
+    """Of a masked model with dropout, and its gradients masked; the next test has a causal one."""
     recipe = replace(RECIPE, steps=3, save_every=2, accumulation=2)
 
     def run(folder, stop: int = 99):
-        method, left = DAS(objective=objective, samples=12, **settings), [stop]
+        method, left = DAS(objective=MASK, placement="gradient"), [stop]
         plain = method.gradients
 
         def gradients(model) -> None:
@@ -655,17 +652,17 @@ def test_broken_off_it_ends_in_the_same_numbers(tmp_path, family, settings, agai
             plain(model)
 
         method.gradients = gradients
-        model = tiny(family, layers=1)
+        model = tiny("roberta", layers=1)
         for domain in (FIRST, SECOND):
             out = None if folder is None else folder / domain.name
-            train(model, domain, recipe, method, objective=objective, out=out)
+            train(model, domain, recipe, method, objective=MASK, out=out)
         return weights(model), method.known.tensors()
 
     whole = run(None)
     with pytest.raises(Broken):
         run(tmp_path, 5)  # in the last step of the second domain
     # the step that was not saved; then, finished, all is measured again and nothing repeated
-    for left in again:
+    for left in (1, 0):
         found = run(tmp_path, left)
         assert same(found[0], whole[0]) and same(found[1], whole[1])
 
