@@ -155,8 +155,8 @@ def test_a_verdict_says_what_it_rests_on():
     assert (found.claim, found.scale, found.verdict) == ("entropy.4", "laptop", "holds")
     assert (found.on, found.unit, found.seeds, found.rows) == ("an arm", "nats", 3, ("d1", "d2", "d3"))
     assert (found.low, found.high) == pytest.approx(interval(BELOW)) and found.note == "a note"
-    none = verdict(CLAIMS["das.1"], None, "laptop")
-    assert none.verdict == "not tested" and none.note == CLAIMS["das.1"].needs and none.effect is None
+    none = verdict(CLAIMS["memit.8"], None, "laptop")
+    assert none.verdict == "not tested" and none.note == CLAIMS["memit.8"].needs and none.effect is None
 
 
 # ---------------------------------------------------------------------- from rows to verdicts

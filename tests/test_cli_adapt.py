@@ -329,6 +329,11 @@ def test_one_has_a_specialist_a_column(place, tmp_path, capsys):
             found = [evaluation.loss(net, each.test, batch_size=16) for each in domains]
             assert found == pytest.approx([each[j] for each in losses], abs=1e-6)
     assert not list((tmp_path / "out").rglob("step*[0-9]"))
+    for each in (one, *one["per_seed"]):  # judged by their own domains
+        assert each["average"] == pytest.approx(sum(each["loss"][i][i] for i in range(3)) / 3, abs=1e-12)
+        assert each["forgetting"] == each["forward_transfer"] == 0
+    assert one["average"] != pytest.approx(sum(each[2] for each in one["loss"]) / 3, abs=1e-3)
+    assert row["forgetting"] != 0 and row["forward_transfer"] != 0
 
 
 def test_a_lora_is_merged(place, tmp_path, capsys):

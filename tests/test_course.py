@@ -105,6 +105,37 @@ def test_scores_of_end_tasks_are_higher_when_better_and_may_be_missing():
     assert none.task_average is None and none.task_forgetting is None
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(2, 5).flatmap(
+        lambda n: st.lists(st.floats(-5, 5), min_size=n * (n + 1), max_size=n * (n + 1))
+    )
+)
+def test_domains_with_models_of_their_own_are_judged_by_those(numbers):
+    """Of the loss of a domain only the column of its own model counts."""
+    n = round((len(numbers) + 0.25) ** 0.5 - 0.5)
+    before, loss = numbers[:n], [numbers[n * (i + 1) : n * (i + 2)] for i in range(n)]
+    found = course(loss, before, own=True, task=loss)
+    ends = [loss[i][i] for i in range(n)]
+    close = {"abs": 1e-9}
+    assert found.average == pytest.approx(sum(ends) / n, **close)
+    assert found.learned == pytest.approx((sum(before) - sum(ends)) / n, **close)
+    assert found.forgetting == found.backward_transfer == found.forward_transfer == 0
+    assert found.task_average == pytest.approx(sum(ends) / n, **close) and found.task_forgetting == 0
+
+
+def test_a_given_course_of_own_models():
+    loss, before = [[2.0, 2.5, 3.0], [4.0, 1.0, 1.5], [6.0, 5.0, 3.0]], [5.0, 4.5, 6.5]
+    task = [[0.9, 0.8, 0.6], [None, None, None], [0.1, 0.2, 0.5]]
+    found = course(loss, before, own=True, task=task)
+    assert found.average == pytest.approx(2.0) and found.learned == pytest.approx((3.0 + 3.5 + 3.5) / 3)
+    assert found.task_average == pytest.approx(0.7) and found.task_forgetting == 0
+    in_a_row = course(loss, before, task=task)
+    assert not in_a_row.own and in_a_row.average == pytest.approx(2.5) and in_a_row.task_forgetting > 0
+    none = course([[1.0] * 2] * 2, [1.0] * 2, own=True, task=[[None, None]] * 2)
+    assert none.task_average is None and none.task_forgetting is None
+
+
 # ---------------------------------------------------------------------- learn
 @pytest.mark.parametrize(("family", "method"), [("olmo", None), ("roberta", Method())])
 def test_plain_training_in_a_row_is_calls_of_train_in_a_row(family, method):
@@ -245,6 +276,7 @@ def test_the_pool_has_equal_columns_and_as_many_steps_as_the_sequence():
     assert found.before == [evaluation.loss(net(), each.test) for each in domains]
     assert [row["loss"] for row in found.histories[0].steps] == [row["loss"] for row in history.steps]
     assert found.general == [evaluation.loss(model, Rows(77, 6)) for model in (net(), theirs)]
+    assert not found.own
 
 
 def test_specialists_leave_the_model_as_it_was_and_fill_a_column_each():
@@ -276,6 +308,8 @@ def test_specialists_leave_the_model_as_it_was_and_fill_a_column_each():
         assert [row[place] for row in found.task] == [None, alone.lm_head.weight.sum().item(), 1.0]
     assert len({row for rows in found.loss for row in rows}) == 9
     assert len(found.seconds) == len(found.added) == len(found.histories) == 3
+    assert found.own and found.forgetting == found.forward_transfer == 0
+    assert found.average == pytest.approx(sum(found.loss[i][i] for i in range(3)) / 3, abs=1e-12)
 
 
 def test_specialists_and_pool_resume(tmp_path):

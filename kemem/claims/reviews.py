@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kemem.claims.das import SEQUENCE
+from kemem.claims.das import FIELD
 from kemem.claims.entropy import RIVALS, WAKING
 from kemem.claims.ledger import Claim
 from kemem.claims.memit import MANY
@@ -42,27 +42,27 @@ CLAIMS = (
         "review.parallel-adapters", 2, "ke2022continual", REVIEW,
         "Adapters beside a sublayer, reading what it reads, do better than adapters behind it.",
         "average score of parallel less that of sequential adapters",
-        Sign(RISES), needs=SEQUENCE,
+        Sign(RISES), chapters=FIELD,
     ),
     Claim(
         "review.unit-importance", 2, KE, REVIEW,
         "Protecting whole units, as DAS does, keeps more at the same gain than protecting single parameters, "
         "as EWC does.",
         "average score of DAS less that of EWC at its best strength",
-        Sign(RISES), published={"MF1: DAS": 77.93, "EWC": 74.84}, needs=SEQUENCE,
+        Sign(RISES), published={"MF1: DAS": 77.93, "EWC": 74.84}, chapters=FIELD,
     ),
     Claim(
         "review.isolation-general", 2, KE, REVIEW,
         "Isolating parameters by domain keeps each domain but loses general knowledge.",
         "loss on general text after the sequence: HAT less plain training, and less the untouched model",
-        Sign(RISES), published={"MF1: HAT": 66.80, "RoBERTa": 73.64}, needs=SEQUENCE,
+        Sign(RISES), published={"MF1: HAT": 66.80, "RoBERTa": 73.64}, chapters=FIELD,
     ),
     Claim(
         "review.elle-prompts", 2, "qin2022elle", REVIEW,
         "A learned prompt for each domain, as in ELLE, keeps domains apart: the right prompt serves a domain "
         "better than another's.",
         "loss on a domain's text: under other domains' prompts less under its own",
-        Sign(RISES), needs=SEQUENCE,
+        Sign(RISES), chapters=FIELD,
     ),
     Claim(
         "review.similar-facts", 3, MENG, REVIEW,

@@ -129,8 +129,9 @@ def adapt(
     pool all columns are equal, of one column j is the specialist of domain j, whose own losses are on the diagonal.
     task is likewise, in per cent (null without any end task). forgetting: mean rise of a domain's loss from its own
     column to the last; average: mean of the last column; forward_transfer: mean fall of a domain's loss by those before
-    it. general_loss holds before, and after: one for each column (null without --general). seconds and parameters_added
-    are of each domain. All are means over seeds; per_seed has the same of each.
+    it. Each specialist of one is judged by its own domain: there average is the mean of the diagonal, and forgetting
+    and forward_transfer are 0. general_loss holds before, and after: one for each column (null without --general).
+    seconds and parameters_added are of each domain. All are means over seeds; per_seed has the same of each.
     """
     at_least(1, seeds=seeds, steps=steps, batch=batch, limit=limit, batch_size=batch_size)
     at_least(2, length=length)

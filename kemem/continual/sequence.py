@@ -53,7 +53,8 @@ class Course:
     loss [n n]: row = domain, column = after training on that domain. before [n]: of the model as it was given.
     task, task_before: likewise of end tasks, None where there is none. general: loss on text of no domain, before
     everything and after each domain; empty where none was given. seconds, added: of each domain, added being
-    parameters that the method gave the model for it.
+    parameters that the method gave the model for it. own: each domain has a model of its own, column j being that of
+    domain j (`specialists`); each is then judged by its own and nothing is forgotten.
     """
 
     names: list[str]
@@ -65,16 +66,21 @@ class Course:
     seconds: list[float] = field(default_factory=list)
     added: list[int] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
+    own: bool = False
+
+    def _end(self, i: int) -> int:
+        """The column by which domain i is judged in the end."""
+        return i if self.own else -1
 
     @property
     def average(self) -> float:
         """Mean over domains of the loss at the end."""
-        return sum(row[-1] for row in self.loss) / len(self.loss)
+        return mean([row[self._end(i)] for i, row in enumerate(self.loss)])
 
     @property
     def forgetting(self) -> float:
         """Mean rise of the loss of a domain from when it was learned to the end; the last domain left out."""
-        return mean([row[-1] - row[i] for i, row in enumerate(self.loss[:-1])])
+        return mean([row[self._end(i)] - row[i] for i, row in enumerate(self.loss[:-1])])
 
     @property
     def backward_transfer(self) -> float:
@@ -83,25 +89,29 @@ class Course:
 
     @property
     def forward_transfer(self) -> float:
-        """Mean fall of the loss of a domain by what came before it; the first domain left out."""
+        """Mean fall of the loss of a domain by what came before it; the first domain left out. Of own models 0."""
+        if self.own:
+            return 0.0
         return mean([self.before[i] - self.loss[i][i - 1] for i in range(1, len(self.loss))])
 
     @property
     def learned(self) -> float:
         """Mean fall of the loss of a domain by training on it: the plasticity that is left."""
-        earlier = [self.before[0], *(self.loss[i][i - 1] for i in range(1, len(self.loss)))]
+        later = [self.before[i] if self.own else self.loss[i][i - 1] for i in range(1, len(self.loss))]
+        earlier = [self.before[0], *later]
         return mean([earlier[i] - self.loss[i][i] for i in range(len(self.loss))])
 
     @property
     def task_average(self) -> float | None:
         """Mean over domains of the end task's score at the end, of those that have one."""
-        found = [row[-1] for row in self.task if row[-1] is not None]
+        ends = [row[self._end(i)] for i, row in enumerate(self.task)]
+        found = [score for score in ends if score is not None]
         return mean(found) if found else None
 
     @property
     def task_forgetting(self) -> float | None:
         """Ke et al. 2023, section 4: 1/(n-1) sum_{k<n} (A_kk - A_nk); positive is forgetting."""
-        pairs = [(row[i], row[-1]) for i, row in enumerate(self.task[:-1])]
+        pairs = [(row[i], row[self._end(i)]) for i, row in enumerate(self.task[:-1])]
         found = [then - now for then, now in pairs if then is not None and now is not None]
         return mean(found) if found else None
 
@@ -245,7 +255,7 @@ def _joined(courses: Sequence[Course]) -> Course:
         [*first.general[:1], *(x for c in courses for x in c.general[1:])], first.task_before,
         [[c.task[i][0] for c in courses] for i in range(len(first.names))],
         [x for c in courses for x in c.seconds], [x for c in courses for x in c.added],
-        [x for c in courses for x in c.histories],
+        [x for c in courses for x in c.histories], own=True,
     )  # fmt: skip
 
 

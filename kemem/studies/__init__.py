@@ -9,13 +9,19 @@ from kemem.studies import (
     critique,
     decay,
     field,
+    footprint,
+    growing,
     implications,
     inside,
+    interference,
     knowing,
     lifting,
+    masking,
     memories,
     midstage,
+    moving,
     one_target,
+    pairing,
     parts,
     pretraining,
     realpassages,
@@ -27,15 +33,19 @@ from kemem.studies import (
     sequence,
     single_edits,
     stages,
+    standing,
     thousands,
     tracing,
+    units,
+    variants,
 )
 from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
     memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
-    resuscitating, knowing, tracing, association, one_target, single_edits, thousands, relations, implications, field,
-    released, parts, sequence, critique,
+    resuscitating, interference, units, masking, moving, pairing, variants, standing, growing, footprint, knowing,
+    tracing, association, one_target, single_edits, thousands, relations, implications, field, released, parts,
+    sequence, critique,
 )  # fmt: skip
 
 

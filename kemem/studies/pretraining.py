@@ -19,7 +19,7 @@ from kemem.errors import BadInput
 from kemem.runs import Row, Store
 from kemem.studies.lab import Lab, Result
 from kemem.studies.questions import Question, draw, questions
-from kemem.studies.setup import Setup, blocks, read, tokenizer, train
+from kemem.studies.setup import Setup, blocks, objective, read, tokenizer, train
 
 STUDY, TEXTS = "pretraining", "texts"
 VERSION = 1
@@ -189,7 +189,9 @@ class Watch:
             name: blocks(lab, s.setup, spec, "test", limit=s.held_out)
             for name, spec in sources(s.setup.corpus).items()
         }
-        self.facts = questions(s.setup.corpus, s.facts)
+        self.objective = objective(s.setup, self.tokenizer)
+        # a model that fills in masked tokens does not go on from a prompt
+        self.facts = questions(s.setup.corpus, s.facts) if s.facts else {}
         people = [q.subject for asked in self.facts.values() for q in asked if q.relation == "born_in"]
         self.prompts = (*s.prompts, *people[:1])
         self.asked = {kind: len(asked) for kind, asked in self.facts.items()}
@@ -199,7 +201,7 @@ class Watch:
         return {
             "tokens": step * s.setup.rows * s.setup.length,
             "loss": {
-                name: evaluation.loss(model, text, batch_size=self.batch_size)
+                name: evaluation.loss(model, text, batch_size=self.batch_size, objective=self.objective)
                 for name, text in self.held_out.items()
             },
             "known": {kind: self.known(model, asked) for kind, asked in self.facts.items()},

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kemem import corpora, models, training
 from kemem.corpora import Blocks, Corpus, corpus, pack, train_tokenizer
+from kemem.objective import Masked, Objective, causal
 from kemem.studies.lab import Lab
 from kemem.training.state import write_folder
 
@@ -80,6 +81,23 @@ class Setup:
 
     def with_(self, **changes: Any) -> Setup:
         return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Dropped(Setup):
+    """A setup with dropout at every place where the family has it. Rows of setups without it need not know."""
+
+    dropout: float = 0.1
+
+    def shape(self, vocabulary: int) -> models.Shape:
+        return replace(super().shape(vocabulary), dropout=self.dropout)
+
+
+def objective(setup: Setup, tok: PreTrainedTokenizerBase) -> Objective:
+    """What a model of this setup is trained for: filling in masked tokens in the families that do, else the next."""
+    if setup.family not in models.MASKED:
+        return causal
+    return Masked(tok.mask_token_id, len(tok), special=tuple(sorted(set(tok.all_special_ids))))
 
 
 @lru_cache(maxsize=8)
@@ -158,8 +176,8 @@ def train(
     )
     recipe = in_pieces(lab, setup.recipe(keep))
     history = training.train(
-        model, training.Domain(setup.corpus, data), recipe, method, out=folder, tokenizer=tok,
-        at_checkpoint=at_checkpoint, progress=lab.progress,
+        model, training.Domain(setup.corpus, data), recipe, method, objective=objective(setup, tok), out=folder,
+        tokenizer=tok, at_checkpoint=at_checkpoint, progress=lab.progress,
     )  # fmt: skip
     text = read(setup.corpus)
     provenance = {

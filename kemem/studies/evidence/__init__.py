@@ -4,7 +4,7 @@ Nothing is judged here, and nothing computed: a function reads finished rows and
 are in `kemem.claims`.
 """
 
-from kemem.studies.evidence import changed, decaying, editing, field, learning, relations, thousands
+from kemem.studies.evidence import changed, decaying, domains, editing, field, learning, relations, thousands
 from kemem.studies.evidence.decaying import (
     ARMS,
     attention_changes,
@@ -16,7 +16,7 @@ from kemem.studies.evidence.record import STAGES, Evidence, Reader
 
 EVIDENCE: dict[str, Reader] = {
     **decaying.EVIDENCE, **learning.EVIDENCE, **changed.EVIDENCE, **editing.EVIDENCE, **thousands.EVIDENCE,
-    **relations.EVIDENCE, **field.EVIDENCE,
+    **relations.EVIDENCE, **field.EVIDENCE, **domains.EVIDENCE,
 }  # fmt: skip
 """By claim. A claim that is not here was not tested, and says what it needs."""
 

@@ -1,0 +1,297 @@
+"""Chapter 10: every method on one budget of steps, text and trials.
+
+Each method has four trials on validation text, with one seed and in one order, and where the best of them lies at an
+end of what was tried, one or two beyond it. The best is run with all seeds in all orders and judged on test text. Parts
+of DAS are left out, and defects of its released code put in, with the settings that were chosen for DAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from kemem.continual import named
+from kemem.continual.das import ABLATIONS, DEFECTS
+from kemem.errors import BadInput
+from kemem.runs import Row, Store
+from kemem.studies import courses, pool, pretraining
+from kemem.studies.courses import Learning, Value
+from kemem.studies.lab import Lab
+from kemem.studies.pretraining import Pretraining
+from kemem.studies.setup import Dropped
+from kemem.studies.trials import SQUARE, TRIED, Setting
+
+SCALES = ("smoke", "laptop")
+MEASURING = ("ewc", "fisher-mask", "das")
+"""Methods that measure importances on rows of each domain."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Sizes of the comparison at a scale."""
+
+    base: Learning
+    measured: int = 200
+    """Rows of a domain on which importances are measured."""
+    orders: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3), (3, 2, 1, 0))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    names: tuple[str, ...] = tuple(TRIED)
+    tried: int = 4
+    """Trials of each method at most."""
+    square: tuple[str, ...] = tuple(SQUARE)
+    shares: tuple[float, ...] = (0.1,)
+    """Of a domain's rows, on which importance is measured."""
+    stages: tuple[float, ...] = (0.2, 0.5, 0.75, 1.0)
+    """Shares of the schedule of pretraining after which the sequence begins."""
+    importances: tuple[str, ...] = ("magnitude", "gradient", "lottery")
+    normalisations: tuple[str, ...] = ("tanh_clip", "paper_abs", "rank")
+    parts: tuple[str, ...] = tuple(name.replace(" ", "-") for name in ABLATIONS)
+    defects: tuple[str, ...] = (*(name.replace(" ", "-") for name in DEFECTS), "as-released")
+
+
+LAPTOP = (
+    "docstrings:sympy", "world:people=300,seed=1,within=Sumstan", "docstrings:transformers", "docstrings:pandas",
+)  # fmt: skip
+MASKED = Pretraining(
+    Dropped(
+        corpus=pretraining.LAPTOP.corpus, vocabulary=2048, layers=4, width=96, memories=384, heads=4, length=96,
+        rows=16, steps=4000, learning_rate=2e-3, weight_decay=0.1, family="roberta",
+    ),
+    stages=(1.0,), facts=0, prompts=(),
+)  # fmt: skip
+"""A RoBERTa-shaped model that fills in masked tokens, with dropout as in the paper, on the same text."""
+SMOKE_MASKED = Pretraining(
+    Dropped(
+        corpus=pretraining.SCALES["smoke"].setup.corpus, vocabulary=512, layers=2, width=24, memories=40, heads=2,
+        length=48, rows=8, steps=20, learning_rate=2e-3, weight_decay=0.1, family="roberta", dtype="float64",
+    ),
+    stages=(1.0,), held_out=1000, facts=0, prompts=(),
+)  # fmt: skip
+REAL = ("restaurants", "acl", "ai", "pubmed")
+
+
+def _base(model: Pretraining, texts: tuple[str, ...], **sizes: Any) -> Learning:
+    return Learning(model, model.steps[-1], texts, **sizes)
+
+
+def sizes(scale: str, *, masked: bool = False) -> Budget:
+    """The comparison at a scale, with the causal model or the one that fills in masked tokens."""
+    if scale not in SCALES:
+        raise BadInput(f"domains are learned in a row at the scales {' and '.join(SCALES)}; got {scale!r}.")
+    if scale == "smoke":
+        model = SMOKE_MASKED if masked else pretraining.settings("smoke")
+        base = _base(
+            model, ("docstrings:networkx", "world:people=60,seed=1,documents=300,within=Sumstan"), steps=3, rows=4,
+            length=48, test_tokens=600, examples=(40, 20), asked_length=32, dtype="float64",
+        )  # fmt: skip
+        return Budget(
+            base, 16, ((0, 1), (1, 0)), (0,), ("ncl", "one", "pool", "ewc", "das"), 2, tuple(SQUARE)[:2], (0.5,),
+            () if masked else (0.5, 1.0), ("magnitude",), ("rank",), ("without-contrast",), ("gradient",),
+        )  # fmt: skip
+    if masked:
+        names = ("ncl", "one", "pool", "ewc", "replay", "das")
+        return Budget(
+            _base(MASKED, LAPTOP),
+            orders=((0, 1, 2, 3),),
+            names=names,
+            square=(),
+            shares=(),
+            stages=(),
+            importances=(),
+            normalisations=(),
+            defects=(),
+        )
+    defects = tuple(name for name in Budget.defects if name != "uncorrupted")  # there is nothing to corrupt
+    return Budget(_base(pretraining.settings("laptop"), LAPTOP), defects=defects)
+
+
+def real(scale: str) -> Budget | None:
+    """Four domains of the paper with their published end tasks, with settings that were chosen on the others.
+
+    The model that fills in masked tokens learns them: it is the paper's kind. None where no data is asked for.
+    """
+    if scale != "laptop":
+        return None
+    base = _base(MASKED, REAL, steps=80, rows=16, test_tokens=8000, examples=(1500, 1000), asked_length=96)
+    return Budget(
+        base, orders=((0, 1, 2, 3),), seeds=(0,), names=("ncl", "one", "pool", "ewc", "replay", "das"), square=(),
+        shares=(), stages=(), importances=(), normalisations=(), defects=(),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- the rows
+def one(z: Budget, name: str, of: Setting, *, seed: int = 0, order: int = 0, **changes: Any) -> Learning:
+    """A row of `courses`: a method of TRIED or SQUARE as it was set."""
+    method, _, by = name.partition(", ")
+    own = (
+        of.changes
+        + ((("by", by),) if by else ())
+        + ((("samples", z.measured),) if method in MEASURING else ())
+    )
+    if name == "adapters-one":
+        method, own = "adapter-sequential", (*own, ("per_domain", True))
+    texts = tuple(z.base.domains[place] for place in z.orders[order])
+    return replace(
+        z.base, domains=texts, method=method, changes=own, learning_rate=of.rate, seed=seed, **changes
+    )
+
+
+def tuning(z: Budget) -> dict[tuple[str, Setting], Learning]:
+    """All trials, by method and setting."""
+    asked = {**{name: TRIED[name] for name in z.names}, **{name: SQUARE[name] for name in z.square}}
+    return {
+        (name, of): one(z, name, of, part="validation")
+        for name, tried in asked.items()
+        for of in tried.trials()[: z.tried]
+    }
+
+
+def beyond(z: Budget, rows: Mapping[tuple[str, Setting], Row]) -> dict[tuple[str, Setting], Learning]:
+    """Further trials of those methods whose best lies at an end of what was tried. rows: of `tuning`."""
+    if z.tried < 4:
+        return {}
+    return {
+        (name, of): one(z, name, of, part="validation")
+        for name, best in chosen(rows).items()
+        for of in {**TRIED, **SQUARE}[name].beyond(best)
+    }
+
+
+def chosen(rows: Mapping[tuple[str, Setting], Row]) -> dict[str, Setting]:
+    """Of each method the setting with the lowest loss over all domains at the end; among equals the first."""
+    by: dict[str, list[Setting]] = {}
+    for name, of in rows:
+        by.setdefault(name, []).append(of)
+    return {
+        name: min(own, key=lambda of, name=name: courses.course(rows[name, of]).average)  # type: ignore[misc]
+        for name, own in by.items()
+    }
+
+
+Settings = Mapping[str, Setting]
+Place = tuple[str, int, int]
+"""(name, order, seed)"""
+
+
+def contest(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """Each method as chosen."""
+    return _everywhere(z, {name: one(z, name, settings[name]) for name in z.names})
+
+
+def parts(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """DAS with a part left out; and with its first importance measured on the text of pretraining, in two ways."""
+    whole = one(z, "das", settings["das"])
+    arms = {name: replace(whole, variant=name) for name in z.parts}
+    arms |= {f"stand-in-{by}": replace(whole, method="das-stand-in", variant=by) for by in ("kl", "loss")}
+    return _first(z, arms)
+
+
+def defects(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """DAS with a defect of its released code, or all of them."""
+    whole = one(z, "das", settings["das"])
+    variants = named.LEARNERS["das"].variants
+    return _first(
+        z,
+        {
+            # settings that were chosen would go before those of a variant
+            name: replace(
+                whole, variant=name, changes=tuple(c for c in whole.changes if c[0] not in variants[name])
+            )
+            for name in z.defects
+        },
+    )
+
+
+def importances(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """DAS with importance from pruning, with its own from a share of the rows, and otherwise normalised."""
+    whole = one(z, "das", settings["das"])
+    arms = {name: _changed(whole, importance=name) for name in z.importances}
+    arms |= {f"{share:g}": _changed(whole, samples=share) for share in z.shares}
+    arms |= {how: _changed(whole, normalisation=how) for how in z.normalisations}
+    return _first(z, arms)
+
+
+def _changed(s: Learning, **changes: Value) -> Learning:
+    """The row with these settings of its method, in place of what they were."""
+    return replace(s, changes=tuple({**dict(s.changes), **changes}.items()))
+
+
+def square(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """Penalty or mask, by parameter or by unit."""
+    return _first(z, {name: one(z, name, settings[name]) for name in z.square})
+
+
+def plugins(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """CPT parallel and sequential, with as many parameters, with and without masks of tasks."""
+    if "cpt" not in z.names:
+        return {}
+    rate = settings["cpt"].rate
+    arms = {
+        f"{placement}, {'masks' if masks else 'no masks'}": one(
+            z, "cpt", Setting(rate, (("placement", placement), ("task_masks", masks)))
+        )
+        for placement in ("parallel", "sequential")
+        for masks in (True, False)
+    }
+    return _first(z, arms)
+
+
+def starts(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """Plain training from earlier stages of the same model."""
+    whole = one(z, "ncl", settings["ncl"])
+    steps = {share: whole.model.setup.at((share,))[0] for share in z.stages}
+    return _first(z, {f"{share:g}": replace(whole, step=step) for share, step in steps.items()})
+
+
+def _everywhere(z: Budget, arms: Mapping[str, Learning]) -> dict[Place, Learning]:
+    return {
+        (name, order, seed): replace(
+            s, seed=seed, domains=tuple(z.base.domains[place] for place in z.orders[order])
+        )
+        for name, s in arms.items()
+        for order in range(len(z.orders))
+        for seed in z.seeds
+    }
+
+
+def _first(z: Budget, arms: Mapping[str, Learning]) -> dict[Place, Learning]:
+    """In the first order only."""
+    return {(name, 0, seed): replace(s, seed=seed) for name, s in arms.items() for seed in z.seeds}
+
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def table(lab: Lab, grid: Mapping[Key, Learning]) -> dict[Key, Row]:
+    """The rows of a grid: recorded, or computed side by side where this scale has no records."""
+    found = pool.rows(lab, [(courses.run, (s, True)) for s in grid.values()])
+    return dict(zip(grid, found, strict=True))
+
+
+def finished(store: Store, grid: Mapping[Key, Learning]) -> dict[Key, Row]:
+    """The rows of a grid if all are there, else none; nothing is computed."""
+    rows = {key: store.find(courses.STUDY, courses.VERSION, s, recorded=True) for key, s in grid.items()}
+    return {} if None in rows.values() else {key: row for key, row in rows.items() if row is not None}
+
+
+def trials(store: Store, scale: str, *, masked: bool = False) -> dict[tuple[str, Setting], Row]:
+    """All trials of a scale, those beyond an end too, where they are there; nothing is computed."""
+    if scale not in SCALES:
+        return {}
+    z = sizes(scale, masked=masked)
+    first = finished(store, tuning(z))
+    further = beyond(z, first)
+    more = finished(store, further)
+    return {**first, **more} if len(more) == len(further) else {}
+
+
+def settings(store: Store, scale: str, *, masked: bool = False) -> dict[str, Setting]:
+    """What was chosen at a scale, where all trials are there."""
+    return chosen(trials(store, scale, masked=masked))
+
+
+def tried(lab: Lab, z: Budget) -> dict[tuple[str, Setting], Row]:
+    """All trials of these sizes: recorded, or computed where the scale has no records."""
+    first = table(lab, tuning(z))
+    return {**first, **table(lab, beyond(z, first))}
