@@ -52,7 +52,7 @@ print(f"{len(tried)} trials; learning rate of the live runs: {rate:g}")
 # %% [markdown]
 # ## The setting
 #
-# There are domains $D_1, \dots, D_n$: large texts without labels. They come one at a time, and each is gone when it was read. One model goes through all of them. It should know every domain in the end, it should not lose what it knew before the first, and nobody will tell it which domain a question is from.
+# There are domains $D_1, \ldots, D_n$: large texts without labels. They come one at a time, and each is gone when it was read. One model goes through all of them. It should know every domain in the end, it should not lose what it knew before the first, and nobody will tell it which domain a question is from.
 #
 # Ours are small, and chosen so that they differ by different amounts. Three are the docstrings of one package each. Of docstrings the model has read a sample in pretraining, so this kind of text is not new to it. One is a country of an invented world, with other people and places than those of the world that it knows. This is how they begin:
 

@@ -433,7 +433,7 @@ with plot.figure(columns=2, rows=2, height=2.5, sharey=True, sharex=True) as gri
 #
 # ```{math}
 # :label: eq-das-adam
-# \frac{(1-I)\,\gamma}{(1-I)\,\gamma + \epsilon} \Big/ \frac{\gamma}{\gamma + \epsilon}
+# \frac{(1-I)\,\gamma}{(1-I)\,\gamma + \epsilon} / \frac{\gamma}{\gamma + \epsilon}
 # \;\approx\; 1 \quad\text{as long as}\quad (1-I)\,\gamma \gg \epsilon .
 # ```
 #
@@ -733,11 +733,11 @@ for a, b in ((1.0, 0.9), (1.0, 1e-6)):
 # ```
 #
 # ```{exercise}
-# :label: ex-adam
+# :label: ex-das-adam
 # A parameter has the same gradient $\gamma = 10^{-4}$ in every step. It is trained with AdamW for two hundred steps, once with and once without a mask of $I = 0.99$ on the gradient, at $\epsilon = 10^{-8}$ and at $\epsilon = 10^{-4}$. What does {eq}`eq-das-adam` predict, and what happens?
 # ```
 #
-# ```{solution-start} ex-adam
+# ```{solution-start} ex-das-adam
 # :class: dropdown
 # ```
 

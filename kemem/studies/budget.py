@@ -303,7 +303,11 @@ def trials(store: Store, scale: str, *, masked: bool = False) -> dict[tuple[str,
     """All trials of a scale, those beyond an end too, where they are there; nothing is computed."""
     if scale not in SCALES:
         return {}
-    z = sizes(scale, masked=masked)
+    return trials_of(store, sizes(scale, masked=masked))
+
+
+def trials_of(store: Store, z: Budget) -> dict[tuple[str, Setting], Row]:
+    """The same of these sizes, which may have fewer methods."""
     first = finished(store, tuning(z))
     further = beyond(z, first)
     more = finished(store, further)

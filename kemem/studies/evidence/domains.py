@@ -6,7 +6,7 @@ The score of a method is minus its mean held-out loss over the domains at the en
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kemem.runs import Row, Store
 from kemem.studies import budget, courses, growing, looking, units
@@ -79,12 +79,21 @@ def untouched_task(row: Row) -> float | None:
     return sum(scores) / len(scores) if scores else None
 
 
-def seeds(store: Store, scale: str, grids: Grids, *, masked: bool = False) -> list[Seed]:
-    """One a seed, with the arms of these grids; none where a trial or a row is missing."""
-    made = budget.settings(store, scale, masked=masked)
-    if not made:
+def seeds(
+    store: Store, scale: str, grids: Grids, names: Sequence[str], *, masked: bool = False, first: bool = False
+) -> list[Seed]:
+    """One a seed, with the arms of these grids; none where a trial or a row is missing.
+
+    names: of methods that are asked for, as far as they were compared. first: only in the first order.
+    """
+    if scale not in budget.SCALES:
         return []
     z = budget.sizes(scale, masked=masked)
+    known = tuple(name for name in z.names if name in names)
+    z = replace(z, names=known, square=(), orders=z.orders[:1] if first else z.orders)
+    made = budget.chosen(budget.trials_of(store, z))
+    if not made:
+        return []
     rows = budget.finished(store, {k: s for grid in grids for k, s in grid(z, made).items()})
     found = [
         Seed({(n, order): row for (n, order, seed), row in rows.items() if seed == own}) for own in z.seeds
@@ -121,7 +130,14 @@ def _measured(
     return [evidence(on, values, rows, POINTS if task else UNIT)] if values else []
 
 
-def _reader(measure: Measure, grids: Grids, *, first: bool = False, task_first: bool = False) -> Reader:
+def _reader(
+    measure: Measure,
+    names: Sequence[str],
+    grids: Grids | None = None,
+    *,
+    first: bool = False,
+    task_first: bool = False,
+) -> Reader:
     """Held-out loss of the causal model, its end tasks, and the model that fills in masked tokens.
 
     first: only in the first order, in which all arms of the claim ran.
@@ -129,7 +145,10 @@ def _reader(measure: Measure, grids: Grids, *, first: bool = False, task_first: 
 
     def read(store: Store, scale: str) -> list[Evidence]:
         orders = (0,) if first else range(9)
-        causal, filling = (seeds(store, scale, grids, masked=masked) for masked in (False, True))
+        causal, filling = (
+            seeds(store, scale, grids or CONTEST, names, masked=masked, first=first)
+            for masked in (False, True)
+        )
         found = [
             _measured(causal, measure, "held-out loss of the domains", orders=orders),
             _measured(causal, measure, "end tasks of the domains", task=True, orders=orders),
@@ -244,8 +263,8 @@ def by_unit(score: Of, lost: Of) -> dict[str, float]:
 
 
 def parallel(store: Store, scale: str) -> list[Evidence]:
-    found = seeds(store, scale, CONTEST)
-    more = seeds(store, scale, (budget.plugins,))
+    found = seeds(store, scale, CONTEST, ("adapter-parallel", "adapter-sequential"))
+    more = seeds(store, scale, (budget.plugins,), ("cpt",))
     adapters = _measured(found, beside, "held-out loss of the domains")
     return adapters and [*adapters, *_measured(more, plugged, "the same of CPT, with as many parameters")]
 
@@ -253,7 +272,7 @@ def parallel(store: Store, scale: str) -> list[Evidence]:
 def general(store: Store, scale: str) -> list[Evidence]:
     """Of reviews: loss on general text at the end, HAT against plain training and the untouched model."""
     values, used = [], []
-    for each in seeds(store, scale, CONTEST):
+    for each in seeds(store, scale, CONTEST, ("hat", "ncl")):
         if not any(name == "hat" for name, _ in each.rows):
             return []
         hat, plain = (
@@ -309,20 +328,20 @@ LIKENESS = {"raw": "raw", "normalised as released": "paper_abs"}
 CONTEST: Grids = (budget.contest,)
 PARTED: Grids = (budget.contest, budget.parts)
 EVIDENCE: dict[str, Reader] = {
-    "das.1": _reader(best, CONTEST),
-    "das.2": _reader(pooled, CONTEST),
-    "das.3": _reader(kept, CONTEST),
-    "das.4": _reader(protected, CONTEST),
-    "das.5": _reader(transferring, CONTEST),
-    "das.6": _reader(whole, CONTEST),
-    "das.7": _reader(isolated, CONTEST),
-    "das.8": _reader(adapted, CONTEST, task_first=True),
-    "das.9": _reader(every_part, PARTED, first=True),
-    "das.10": _reader(initialised, PARTED, first=True),
-    "das.11": _reader(stood_in, PARTED, first=True),
+    "das.1": _reader(best, ("das", *RIVALS)),
+    "das.2": _reader(pooled, ("das", "pool")),
+    "das.3": _reader(kept, ("das", *RIVALS)),
+    "das.4": _reader(protected, ("ncl", "kd", "ewc", "derpp")),
+    "das.5": _reader(transferring, ("ncl", "bcl", "classic", "demix")),
+    "das.6": _reader(whole, ("one", "prompt", "adapters-one", "ncl", "adapter-sequential")),
+    "das.7": _reader(isolated, ("hat", "hat-all", "ncl")),
+    "das.8": _reader(adapted, ("one", "ncl"), task_first=True),
+    "das.9": _reader(every_part, ("das",), PARTED, first=True),
+    "das.10": _reader(initialised, ("das",), PARTED, first=True),
+    "das.11": _reader(stood_in, ("das",), PARTED, first=True),
     "das.12": alike,
     "review.parallel-adapters": parallel,
-    "review.unit-importance": _reader(by_unit, CONTEST),
+    "review.unit-importance": _reader(by_unit, ("das", "ewc")),
     "review.isolation-general": general,
     "review.elle-prompts": told_apart,
 }
