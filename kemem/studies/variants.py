@@ -85,11 +85,15 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         return {}
     found: dict[str, Result] = {}
     for name, masked in MODELS.items():
+        made = budget.settings(store, scale, masked=masked)
+        whole = budget.finished(store, plain_das(budget.sizes(scale, masked=masked), made)) if made else {}
+        if not whole:
+            continue
+        origin = looking.origin(next(iter(whole.values())))
         for grid in GRIDS:
             differences, _ = finished(store, scale, masked=masked, grid=grid)
             for variant, quantities in differences.items():
                 for quantity, values in quantities.items():
-                    origin = {"study": courses.STUDY, "origin": "recorded", "seeds": len(values)}
                     key = f"units.{name}.{grid}.{variant}.{quantity}"
                     found[key] = Result(mean(values), "nats", origin)
     return found
