@@ -222,7 +222,7 @@ plot.table(
 book.source(continual.specialists)
 
 # %% [markdown]
-# Each of the three had as many trials of its learning rate on validation text, with one seed and in one order, and was then run with all seeds in all orders. In brackets: the lowest and the highest run.
+# Each of the three had a few trials of its learning rate on validation text, with one seed and in one order, and one more beyond an end of the range where the best lay there. It was then run with all seeds in all orders. In brackets: the lowest and the highest run.
 
 # %%
 rows = budget.table(lab, budget.contest(z, made))
@@ -297,7 +297,7 @@ with plot.figure(columns=2, height=3.4) as (left, right):
     right.set(xscale="log", xlabel="learning rate", ylabel="average at the end (nats)", title="What comes of it")
 
 # %% [markdown]
-# A faster rate learns more and forgets more, and neither of the two is wanted for itself. The best average comes at a slow one: {result}`budget.ncl.rate|g` was chosen for the sequence, {result}`budget.one.rate|g` for specialists, who have nothing to lose. (Where the best is the slowest that was tried, a slower one may be better still; but at some point nothing is learned either.) Any method that claims to forget less must therefore be compared at its own best rate: whoever lowers the rate forgets less too. {doc}`10_methods` gives every method the same number of trials for this reason.
+# A faster rate learns more and forgets more, and neither of the two is wanted for itself. The best average comes at a slow one: {result}`budget.ncl.rate|g` was chosen for the sequence, {result}`budget.one.rate|g` for specialists, who have nothing to lose. (Where the best is the slowest that was tried, a slower one may be better still; but at some point nothing is learned either.) Any method that claims to forget less must therefore be compared at its own best rate: whoever lowers the rate forgets less too. {doc}`10_methods` looks for the settings of every method by one rule for this reason.
 #
 # ## Does it help the end tasks?
 #

@@ -16,7 +16,7 @@
 #
 # :::{admonition} This chapter
 # :class: tip
-# **Goal.** Give every way of learning domains in a row the same text, the same steps and the same number of trials; see what each protects and what it pays for it; and judge the paper's comparisons by that. \
+# **Goal.** Give every way of learning domains in a row the same text, the same steps and trials by the same rule; see what each protects and what it pays for it; and judge the paper's comparisons by that. \
 # **You need.** {doc}`08_forgetting` for domains in a row and for the numbers of a course; {doc}`09_das` for importance, masks and contrast; {doc}`07_resuscitation` for waking. \
 # **Paper.** Ke et al. {cite}`ke2023continual`, section 4 with table 2. EWC is that of Kirkpatrick et al. {cite}`kirkpatrick2017overcoming`, one model a domain is domain-adaptive pretraining {cite}`gururangan2020dont`, CPT that of Ke et al. {cite}`ke2022continual`, ELLE that of Qin et al. {cite}`qin2022elle`. HAT is by Serra et al., SupSup by Wortsman et al., DER++ by Buzzega et al., adapters by Houlsby et al., LoRA by Hu et al., DEMIX after Gururangan et al., BCL and CLASSIC by Ke et al. \
 # **Reading time.** About 40 minutes.
@@ -828,7 +828,7 @@ plot.table(
 )
 
 # %% [markdown]
-# Before the trials there were a few runs to see what a laptop can do, with longer steps on each domain and single methods; from them come the ranges of the rates. At first trials ended with the four. Several of the best then lay at an end of their range, so the search was made to go on, by the rule above and for every method; what had been run with other settings by then was run anew.
+# Before the trials there were a few runs to see what a laptop can do, with more steps on each domain and a few of the methods; from them come the ranges of the rates. At first trials ended with the four. Several of the best then lay at an end of their range, so the search was made to go on, by the rule above and for every method; what had been run with other settings by then was run anew.
 #
 # Importances of EWC and DAS are measured on a part of a domain's rows, to save time. Prompts have fewer vectors than the paper's, for prompt and row must fit into the model's context together; and rows are that much shorter, in training and in judging, which raises the loss by itself.
 #
@@ -841,7 +841,7 @@ plot.table(
 # | model | RoBERTa, masked tokens, dropout | a small OLMo, next token, no dropout; its own model with masked tokens in {doc}`09_das` |
 # | domains | six, of reviews and papers | four: docstrings of three packages, and a country of an invented world |
 # | judged by | fine-tuning on an end task | loss on held-out text; end tasks beside it |
-# | settings of rivals | partly from their papers | as many trials for each |
+# | settings of rivals | partly from their papers | trials by one rule: four for each, one or two more where the best lay at an end |
 # | orders and seeds | one order in the table, seeds of fine-tuning | two orders, seeds of the whole course |
 # | DER++'s weights, replay's share | not in the released code | chosen by trials |
 # | HAT under AdamW | gradients are masked | updates are masked |
@@ -924,7 +924,7 @@ assert abs(1 - mask[passed] - (1 - 0.02) ** passed) < 1e-12 and (1 - 0.02) ** pa
 #
 # ## Summary
 #
-# - Give every method the same text, steps and trials, choose on other text, and show all trials.
+# - Give every method the same text and steps, look for its settings by the same rule, choose on other text, and show all trials.
 # - The average is what one had, less what was learned, plus what was lost. Look at both parts.
 # - Write the bill beside the score: text or copies that are kept, passes, parameters, and who names the domain.
 # - Replay needs old text, modules a name; penalties and masks neither. They are answers to different questions.

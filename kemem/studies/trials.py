@@ -1,4 +1,4 @@
-"""Chapter 10: what is tried of each method that learns domains in a row, as much of each."""
+"""Chapter 10: what is tried of each method that learns domains in a row, by one rule for all."""
 
 from __future__ import annotations
 
