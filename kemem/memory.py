@@ -30,7 +30,9 @@ class Memories:
 
     `layers` L, `width` D, `count` M (memories a layer), `heads` H, `kv_heads`, `gated`, `family`, `layout`.
     Tensors are views into the model, on its device, in its dtype and without gradient: editing one in place
-    edits the model. Refused: families without a row, rows that do not fit the model, quantised weights.
+    edits the model. Where blocks stay on the disk (`kemem.models.stream`) they are copies, read when asked for, and
+    torch refuses to change them in place. Refused: families without a row, rows that do not fit the model, quantised
+    weights.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -83,7 +85,8 @@ class Memories:
 
     def _sizes(self) -> tuple[int, int]:
         """(D, M), checked over all layers, so that a wrong name in a row is said here and not later."""
-        sizes = {tuple(self.values(layer).shape) for layer in range(self.layers)}
+        downs = (trace.module(self.model, self.down_path(layer)) for layer in range(self.layers))
+        sizes = {tuple(matrix(down).shape) for down in downs}
         if len(sizes) != 1:
             raise BadInput(
                 f"expected layers of one size [D M]; got {', '.join(map(str, sorted(sizes)))}; "
@@ -136,25 +139,25 @@ class Memories:
     # ------------------------------------------------------------------ feed-forward
     def values(self, layer: int) -> Float[Tensor, "D M"]:
         """The memory vectors, one a column: FFN output = values @ c + bias, before any norm of it."""
-        return matrix(trace.module(self.model, self.down_path(layer)))
+        return matrix(self._linear(self.down_path(layer)))
 
     def bias(self, layer: int) -> Float[Tensor, " D"] | None:
-        return offset(trace.module(self.model, self.down_path(layer)))
+        return offset(self._linear(self.down_path(layer)))
 
     def keys(self, layer: int) -> Float[Tensor, "M D"]:
         """The keys, one a row: of the first projection, in gated models of `up`, in which c is linear."""
-        return self._rows(matrix(trace.module(self.model, self.up_path(layer))), "up")
+        return self._rows(matrix(self._linear(self.up_path(layer))), "up")
 
     def key_bias(self, layer: int) -> Float[Tensor, " M"] | None:
-        found = offset(trace.module(self.model, self.up_path(layer)))
+        found = offset(self._linear(self.up_path(layer)))
         return None if found is None else self._rows(found, "up")
 
     def gates(self, layer: int) -> Float[Tensor, "M D"]:
         """The gates, one a row. Refused where the family has none."""
-        return self._rows(matrix(trace.module(self.model, self._gated(layer))), "gate")
+        return self._rows(matrix(self._linear(self._gated(layer))), "gate")
 
     def gate_bias(self, layer: int) -> Float[Tensor, " M"] | None:
-        found = offset(trace.module(self.model, self._gated(layer)))
+        found = offset(self._linear(self._gated(layer)))
         return None if found is None else self._rows(found, "gate")
 
     @property
@@ -167,6 +170,12 @@ class Memories:
             )
         owner, _, name = f"{self.block_path(0)}.{self.layout.activation}".rpartition(".")
         return getattr(trace.module(self.model, owner), name)  # BERT's may be a function, not a module
+
+    def _linear(self, path: str) -> nn.Module:
+        """The projection at a path; where its block stays on the disk, a copy with its weights read."""
+        found = trace.module(self.model, path)
+        pages = getattr(found, "pages", None)  # of kemem.models.paging
+        return found if pages is None else pages().module(found)
 
     def _gated(self, layer: int) -> str:
         path = self.gate_path(layer)
@@ -194,7 +203,7 @@ class Memories:
         if not 0 <= head < self.heads:
             raise BadInput(f"expected a head in 0..{self.heads - 1}; got {head}; heads count from 0.")
         layout, attention = self.layout, self.attention_path(layer)
-        output = matrix(trace.module(self.model, f"{attention}.{layout.output}"))  # [D Hd]
+        output = matrix(self._linear(f"{attention}.{layout.output}"))  # [D Hd]
         size = output.shape[1] // self.heads
         shared = head // (self.heads // self.kv_heads)
         names = ("query", "key", "value")
@@ -208,7 +217,7 @@ class Memories:
         found: dict[str, Tensor] = {"output": output.narrow(1, head * size, size)}
         for name, start in zip(names, starts, strict=True):
             path = layout.qkv if layout.qkv is not None else getattr(layout, name)
-            projection = trace.module(self.model, f"{attention}.{path}")
+            projection = self._linear(f"{attention}.{path}")
             found[name] = matrix(projection).narrow(0, start * size, size)
             if (bias := offset(projection)) is not None:
                 found[f"{name}_bias"] = bias.narrow(0, start * size, size)

@@ -180,6 +180,18 @@ def test_entropy_is_that_of_plain_hooks(family, square, folder, corpus, tmp_path
     assert (row["coefficient"], row["padding"]) == ("abs", "mask")
 
 
+def test_with_the_blocks_on_the_disk_entropy_is_the_same(folder, corpus, tmp_path):
+    asked = ("--corpus", corpus, "--attention", "--dtype", "float64", "--batch-size", 2)
+    for family in ("olmo", "gpt2"):
+        plain, streamed = (
+            measured(folder(family), *asked, *more, place=tmp_path) for more in ((), ("--stream",))
+        )
+        assert streamed.pop("layers") == pytest.approx(plain.pop("layers"), rel=1e-12)
+        numbers = ("entropy", "effective_share", "next_token_entropy", "attention_entropy")
+        assert [streamed.pop(n) for n in numbers] == pytest.approx([plain.pop(n) for n in numbers], rel=1e-12)
+        assert streamed == plain
+
+
 def test_attention_is_null_when_not_asked_for(folder, corpus, tmp_path):
     row = measured(folder("olmo"), "--corpus", corpus, place=tmp_path)
     assert row["attention_entropy"] is None and row["next_token_entropy"] > 0
@@ -365,7 +377,9 @@ def test_a_lost_network_or_a_full_disk_is_one_line(number, folder, corpus, capsy
         raise OSError(number, "as the system says it")
 
     monkeypatch.setattr("kemem.models.load", fail)
-    assert main(["entropy", str(folder("olmo")), "--corpus", corpus]) == 2
+    model = folder("olmo")
+    capsys.readouterr()  # what writing it said
+    assert main(["entropy", str(model), "--corpus", corpus]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("kemem: ") and "as the system says it" in line
 

@@ -206,6 +206,22 @@ def test_what_is_added_is_the_closed_form_in_float64(family, square, place, tmp_
     assert found["settings"]["editor"]["weight"] == 5 and found["settings"]["templates"] == list(TEMPLATES)
 
 
+def test_with_the_blocks_on_the_disk_an_edit_is_the_same(place, tmp_path):
+    command = (
+        "{0}/llama --requests {0}/facts.json --method memit --templates {0}/templates.json --layers 0,1 "
+        f"--moments {{0}}/moments.safetensors -n 2 --out {tmp_path}"
+    )
+    plain = edited(place, tmp_path / "a.json", f"{command}/a")
+    streamed = edited(place, tmp_path / "b.json", f"{command}/b --stream")
+    before, own, other = weights(place / "llama"), weights(tmp_path / "a"), weights(tmp_path / "b")
+    changed = [name for name in own if not torch.equal(own[name], before[name])]
+    assert len(changed) == 2 and own.keys() == other.keys()
+    for name, weight in own.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-5, atol=1e-6 if name in changed else 0)
+    assert streamed["update_norm"] == pytest.approx(plain["update_norm"], rel=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "b")("Rome")["input_ids"][0] == 0
+
+
 @pytest.mark.parametrize("method", ["memit", "rome", "pmet"])
 def test_values_that_were_saved_give_the_same_folder(method, place, tmp_path):
     command = (
@@ -425,6 +441,7 @@ OF = "{0}/gpt2 --requests {0}/"
 TABLE = {
     "no model": ("--requests {0}/facts.json", "Missing argument 'MODEL'; see kemem edit --help"),
     "no requests named": ("{0}/gpt2", "Missing option '--requests'"),
+    "a method that trains, streamed": (f"{ON} --method ft --stream", "works by keys with --stream (memit, rome,"),
     "unknown method": (f"{ON} --method serac", "memit, rome, r-rome, ft, ft-l, ft-w, mend, emmet, pmet, alphaedit"),
     "no place in a prompt": (f"{OF}no-place.json", "got 0 in case 40"),
     "two places in a prompt": (f"{OF}two-places.json", "got 2 in case 40"),

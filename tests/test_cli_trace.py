@@ -78,6 +78,16 @@ def traced(place: Path, *arguments: object, model="model", facts="facts.json") -
     return json.loads(file.read_text())
 
 
+def test_with_the_blocks_on_the_disk_a_trace_is_the_same(place, capsys):
+    asked = ("--samples", 2, "--window", 1, "--seed", 3)
+    plain, streamed = (traced(place, *asked, *more) for more in ((), ("--stream",)))
+    for what in ("state", "mlp", "attention"):
+        for role, effects in plain["effects"][what].items():
+            assert streamed["effects"][what][role] == pytest.approx(effects, abs=1e-10), (what, role)
+    assert streamed["clean"] == pytest.approx(plain["clean"], rel=1e-10)
+    assert (streamed["facts_used"], streamed["layers"]) == (plain["facts_used"], plain["layers"])
+
+
 def test_the_document_is_what_the_library_measures(place, capsys):
     found = traced(place, "--samples", 2, "--window", 2, "--seed", 3, "--batch-size", 7)
     assert list(found) == KEYS

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kemem.errors import BadInput
 from kemem.memory import Memories
-from kemem.models import Shape, build, family, load, named_device, named_dtype, reading
+from kemem.models import Shape, build, family, hub, load, named_device, named_dtype
 
 SHAPE = Shape(layers=3, width=12, memories=20, heads=3, context=32, vocab=40)
 
@@ -206,7 +206,7 @@ def test_without_a_network_a_name_is_refused_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "create_connection", connect)
     refused("no such folder and no network", "kemem-nobody/no-such-model")
     assert len(asked) == 1 and asked[0][1] == 443
-    monkeypatch.setattr(reading, "_reachable", lambda: False)
+    monkeypatch.setattr(hub, "reachable", lambda: False)
     refused("at step7 to be a folder", "kemem-nobody/no-such-model", revision="step7")
 
 

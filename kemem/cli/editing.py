@@ -29,7 +29,7 @@ from kemem.cli.editors import (
     write_values,
 )
 from kemem.cli.measuring import LONGEST
-from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
+from kemem.cli.options import Device, Json, Paged, at_least, check_corpus, one_of, opened, place
 from kemem.cli.resuscitating import check_out, write
 from kemem.cli.terminal import check_json, guarded, note, patience, quiet_libraries, write_json
 from kemem.errors import BadInput
@@ -112,11 +112,13 @@ def edit(
     batch_size: Annotated[
         int, typer.Option(help="requests at a time; prompts are scored 4 times as many")
     ] = 16,
+    paged: Paged = False,
 ) -> None:
     """Rewrite facts in MODEL: score, edit, score again, write.
 
     Without --templates contexts are sampled from the model itself: the bare prompt, and five texts of 10 tokens before
-    it. mend trains its networks on the records beyond the first N.
+    it. mend trains its networks on the records beyond the first N. With --stream the folder keeps the number types of
+    the model's own files, whatever --dtype is.
 
     --json writes one object: method, n (records edited), dropped (left out by --conflicts first), layers, seconds (by
     phase: moments, values, keys, solve, scores, 0 where there was none; and contexts, training, updates), before and
@@ -133,6 +135,11 @@ def edit(
         "--moments": moments, "--templates": templates, "--values": values, "--save-values": save_values,
         "--weight": weight, "--corpus": corpus, "--instances": instances, "--length": length,
     })  # fmt: skip
+    if paged and method not in BY_KEYS:
+        raise BadInput(
+            f"expected a method that works by keys with --stream ({', '.join(BY_KEYS)}); got {method}, which trains; "
+            "leave --stream out."
+        )
     chosen = None if layers is None else layer_list(layers, method)
     check_json(json)
     check_save(save_values)
@@ -193,7 +200,7 @@ def edit(
     if dropped := len(first) - len(asked):
         note(f"records left out, as they contradict an earlier one: {dropped}.")
     with patience(f"loading {name}"):
-        net, tokenizer = models.load(model, revision=revision, device=device, dtype=dtype)
+        net, tokenizer = opened(paged)(model, revision=revision, device=device, dtype=dtype)
     if method in BY_KEYS and contexts is None:
         with patience("sampling contexts"):
             contexts = timed("contexts", lambda: editing.sampled(net, tokenizer, seed=seed))

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
+from kemem.cli.options import Device, Json, Paged, at_least, check_corpus, one_of, opened, place
 from kemem.cli.terminal import check_json, guarded, note, patience, progress, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -18,7 +18,9 @@ def entropy(
     revision: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="R", help="branch, tag or commit; of a local folder a sub-folder; may be repeated"
+            metavar="R",
+            help="branch, tag or commit, or how one branch begins (step1000); of a local folder a sub-folder; "
+            "may be repeated",
         ),
     ] = None,
     corpus: Annotated[
@@ -45,6 +47,7 @@ def entropy(
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
     batch_size: Annotated[int, typer.Option(help="texts in one forward pass")] = 8,
+    paged: Paged = False,
 ) -> None:
     """Knowledge entropy of MODEL on a text, with next-token and attention entropy, all in nats.
 
@@ -77,7 +80,7 @@ def entropy(
         for each in wanted:
             name = f"{model} at {each}" if each else model
             with patience(f"loading {name}"):
-                net, tokenizer = models.load(model, revision=each, device=device, dtype=dtype)
+                net, tokenizer = opened(paged)(model, revision=each, device=device, dtype=dtype)
             if tokenizer is None:
                 raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")
             texts = texts or Prefix(stream(corpus))

@@ -1,7 +1,7 @@
 """Options that all commands share, and the checks that need no model."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,20 @@ Json = Annotated[
     str | None,
     typer.Option("--json", metavar="FILE", help="write one JSON document there; - for standard output"),
 ]
+Paged = Annotated[
+    bool,
+    typer.Option(
+        "--stream", help="keep the blocks on the disk, each read as it runs: for models beyond memory"
+    ),
+]
+
+
+def opened(paged: bool) -> Callable[..., tuple[Any, Any]]:
+    """What opens a model: in memory, or with its blocks on the disk."""
+    from kemem import models
+    from kemem.models import streaming
+
+    return streaming.stream if paged else models.load
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -46,8 +46,14 @@ def pretrain(
     batch_size: Annotated[
         int | None, typer.Option(help="rows in memory at a time; the step keeps its rows, in several passes")
     ] = None,
+    sharded: Annotated[
+        bool, typer.Option("--sharded", help="of several processes each keeps a part of the weights")
+    ] = False,
 ) -> None:
     """Train the model of chapter 02 at a scale. Stopped or killed, the same command goes on where it was.
+
+    On several devices: torchrun --nproc-per-node N --no-python kemem pretrain ... (or accelerate launch);
+    each process reads its share of a step's rows.
 
     Checkpoints are the folders DIR/step<N>, so `kemem entropy DIR --revision step<N>` measures one.
 
@@ -77,7 +83,9 @@ def pretrain(
     with patience(f"reading {settings.setup.corpus} and cutting it into tokens"):
         watch = pretraining.Watch(lab, settings)
         setup.blocks(lab, settings.setup, settings.setup.corpus, "train")
-    _, history, found = setup.train(lab, settings.setup, out, keep=settings.steps, at_checkpoint=watch.stage)
+    _, history, found = setup.train(
+        lab, settings.setup, out, keep=settings.steps, at_checkpoint=watch.stage, sharded=sharded
+    )
     document = {
         "model": str(out), "scale": scale, "seed": seed, "corpus": settings.setup.corpus,
         "corpus_digest": found["corpus"]["digest"], "device": device, "dtype": settings.setup.dtype,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kemem.cli.measuring import check_family
-from kemem.cli.options import Device, Json, at_least, one_of, place
+from kemem.cli.options import Device, Json, Paged, at_least, one_of, opened, place
 from kemem.cli.terminal import check_json, guarded, note, patience, progress, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -36,6 +36,7 @@ def trace(
     device: Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
     batch_size: Annotated[int, typer.Option(help="prompts in one forward pass")] = 128,
+    paged: Paged = False,
 ) -> None:
     """Trace where MODEL comes by the facts it knows: corrupt the subject, restore a part, see what comes back.
 
@@ -79,7 +80,7 @@ def trace(
         raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")
     effects.questions(tokenizer, asked, longest=getattr(config, "max_position_embeddings", None))
     with patience(f"loading {name}"):
-        net, tokenizer = models.load(model, revision=revision, device=device, dtype=dtype)
+        net, tokenizer = opened(paged)(model, revision=revision, device=device, dtype=dtype)
     found = tracing.trace(
         net, tokenizer, asked, samples=samples, window=window, noise=noise, seed=seed,
         batch_size=batch_size, progress=progress(name),

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from kemem import trace
 from kemem.errors import BadInput
 from kemem.memory import Memories
+from kemem.models.streaming import streamed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Edit:
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
         """Within the block the model is edited; on the way out, by an exception too, every bit is as it was."""
         parameters = self._checked(model)
+        if (pages := streamed(model)) is not None:
+            lift = pages.lay({p: self.deltas[name] for name, p in parameters.items()})
+            try:
+                yield model
+            finally:
+                lift()
+            return
         before = {name: p.detach().clone() for name, p in parameters.items()}
         try:
             self._add(parameters)
@@ -40,8 +48,12 @@ class Edit:
                     p.copy_(before[name])
 
     def apply_(self, model: nn.Module) -> None:
-        """Edits the model for good."""
-        self._add(self._checked(model))
+        """Edits the model for good; one whose blocks stay on the disk, until it is gone or saved."""
+        parameters = self._checked(model)
+        if (pages := streamed(model)) is not None:
+            pages.lay({p: self.deltas[name] for name, p in parameters.items()})
+        else:
+            self._add(parameters)
 
     @property
     def norms(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from transformers import PreTrainedModel
 
 from kemem import trace
 from kemem.entropy.attention import eager
-from kemem.entropy.batches import Padder, Reader, context, windows
+from kemem.entropy.batches import WINDOW, Padder, Reader, context, windows
 from kemem.entropy.coefficients import COEFFICIENTS, effective_share, layer_entropy
+from kemem.entropy.layerwise import GroupSums, groups
 from kemem.entropy.prediction import has_head, vocabulary
 from kemem.entropy.sums import Sums
 from kemem.errors import BadInput
 from kemem.evaluation import evaluating
 from kemem.memory import Memories
+from kemem.models.streaming import streamed
 
 PADDINGS = ("mask", "include")
 SIDES = ("right", "left")
@@ -80,6 +83,7 @@ def measure(
     next_token: bool = True,
     marks: Sequence[int] = (),
     side: str = "right",
+    group: int = WINDOW,
     progress: Callable[[int, int | None], object] | None = None,
 ) -> Measurement:
     """Knowledge entropy of the model on tokenised instances (Kim et al. 2025, eq. 2), and what one pass gives besides.
@@ -93,8 +97,10 @@ def measure(
     instances: lists of token ids, or something that keeps them in `ids` (blocks, a tensor [N T]). Empty ones are
     skipped, those beyond `length` cut to it; both are counted. length: None, or more than the context, means the
     context. coefficient: one of COEFFICIENTS. attention: also the entropy of attention, by eager attention during
-    this call. marks: numbers of instances after which to keep the usage so far. progress: called with the
-    instances done and their total, None where unknown.
+    this call. marks: numbers of instances after which to keep the usage so far. group: batches that go together
+    through a model whose blocks stay on the disk (`kemem.models.stream`), so that every block is read once for all of
+    them; their streams [B T D] are kept meanwhile, on the model's device. progress: called with the instances done,
+    of such a model the same work in whole instances, and their total, None where unknown.
 
     padding="include" is the authors' code instead of eq. 2: every instance is padded with `pad_id` to `length`
     (2,048 there), the model is not told, and all positions count. Usage is then their sum, as released, whose scale
@@ -111,6 +117,7 @@ def measure(
         coefficient=coefficient,
         padding=padding,
         length=length,
+        group=group,
         side=side,
     )
     if longest is not None:
@@ -125,17 +132,27 @@ def measure(
         )
     reader = Reader(instances, vocabulary=vocabulary(model), length=length)
     padder = Padder(model, causal=_causal(memories), pad_id=pad_id, padding=padding, side=side, length=length)
-    sums = Sums(memories, coefficient, attention=attention, next_token=next_token and has_head(model))
+    paged = streamed(model) is not None
+    sums = (GroupSums if paged else Sums)(
+        memories, coefficient, attention=attention, next_token=next_token and has_head(model)
+    )
     pad = padding == "include" or model.get_input_embeddings().weight.dtype != torch.float64
     scale = length if padding == "include" else 1
     done, snapshots = 0, {}
+
+    def tell(instances: int, more: int = 0, blocks: int = 0) -> None:
+        if progress is not None:
+            progress(instances + more * blocks // memories.layers + reader.skipped, reader.total)
+
     with evaluating(model), eager(model) if attention else nullcontext():
-        for window in windows(reader, batch_size, marks, pad=pad):
-            for rows in window:
-                sums.add(padder(rows))
-                done += len(rows)
-                if progress is not None:
-                    progress(done + reader.skipped, reader.total)
+        for rows in groups(windows(reader, batch_size, marks, pad=pad), group if paged else 1, marks):
+            count = sum(map(len, rows))
+            if paged:
+                sums.add_all(list(map(padder, rows)), partial(tell, done, count))
+            else:
+                sums.add(padder(rows[0]))
+            done += count
+            tell(done)
             if done in marks:
                 snapshots[done] = sums.usage(done) * scale
     if not done:
@@ -185,6 +202,7 @@ def _check(
     coefficient: str,
     padding: str,
     length: int | None,
+    group: int,
     side: str,
 ) -> None:
     for name, value, known in (
@@ -194,7 +212,7 @@ def _check(
     ):
         if value not in known:
             raise BadInput(f"{name} must be one of {', '.join(known)}; got {value!r}; choose one of these.")
-    for name, number in (("batch_size", batch_size), ("length", length)):
+    for name, number in (("batch_size", batch_size), ("length", length), ("group", group)):
         if number is not None and number < 1:
             raise BadInput(f"{name} must be at least 1; got {number}; give a positive number.")
     if coefficient == "relu-gate" and not memories.gated:

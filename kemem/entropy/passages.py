@@ -54,7 +54,8 @@ def passages(source: str | Path | Iterable[Any], group: str | None = None) -> tu
     """Passages in the published schema: a JSON file, a folder with both released files, the hub, or records.
 
     Records are what `World.fictional_knowledge` gives. A path may begin with `$KEMEM_DATA`. hub:NAME is a data set
-    of the hub or a local folder of one, as for a corpus; kaist-ai/fictional-knowledge is that of the authors.
+    of the hub or a local folder of one, as for a corpus; hub:fictional-knowledge is that of the authors, whose records
+    have no field `paraphrases`: such a passage has none.
     group: needed for a file and for records; of a folder it picks one of the two, first paraphrase, then once. So it
     does of a data set: the first PARAPHRASED records are those of the one, the others of the other, as released.
     Refused, with file, record (counted from 1) and field: what is not JSON or not a list of records, a field
@@ -81,7 +82,8 @@ def _known(group: str | None) -> str:
 
 def _of_hub(source: str, group: str | None) -> tuple[Passage, ...]:
     (part,) = specs(source)
-    found = list(hub.records(hub.source(part)))
+    # those of the hub, as first published, have no field `paraphrases`: they are told in their own words alone
+    found = [{"paraphrases": [], **record} for record in hub.records(hub.source(part))]
     parts = {"paraphrase": slice(PARAPHRASED), "once": slice(PARAPHRASED, None)}
     wanted = parts if group is None else {group: parts[group]}
     return tuple(

@@ -12,6 +12,7 @@ from kemem.entropy.batches import Batch
 from kemem.entropy.coefficients import MAGNITUDES
 from kemem.entropy.prediction import chunked_entropies, head_alone, vocabulary
 from kemem.memory import Memories
+from kemem.models.streaming import streamed
 
 # Coefficients at a time: a copy of 4 MB stays in the cache and in the allocator's hands.
 PIECE = {"cpu": 2**20}
@@ -27,7 +28,10 @@ class Sums:
         self.watch = memories.gate_and_up if coefficient == "relu-gate" else memories.coefficients
         self.wants_attention, self.wants_next_token = attention, next_token
         # All of them now: made during the first pass, they would lie between its large tensors and split what is freed.
-        places = [memories.values(layer).device for layer in range(memories.layers)]
+        pages = streamed(memories.model)  # whose values would be read for this
+        places = [
+            memories.values(n).device if pages is None else pages.device for n in range(memories.layers)
+        ]
         self._usage = [_zeros(memories.count, place) for place in places]
         self._attention = [_zeros(memories.heads, place) for place in places]
         self._next_token = _zeros(1, places[-1])

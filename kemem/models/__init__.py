@@ -1,7 +1,8 @@
 """Models: the unmodified classes of `transformers`, built from a shape or read from the hub or a folder."""
 
+from kemem.models.native import convert
 from kemem.models.places import DEVICES, DTYPES, named_device, named_dtype
-from kemem.models.reading import described, family, load, revisions
+from kemem.models.reading import branches, described, family, fetch, load, revisions
 from kemem.models.shape import FAMILIES, MASKED, Shape, build
 
 __all__ = [
@@ -10,9 +11,12 @@ __all__ = [
     "FAMILIES",
     "MASKED",
     "Shape",
+    "branches",
     "build",
+    "convert",
     "described",
     "family",
+    "fetch",
     "load",
     "named_device",
     "named_dtype",

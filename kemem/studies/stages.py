@@ -138,7 +138,9 @@ SCALES: dict[str, Sizes] = {
     "paper": Sizes(2048, 2048, (64, 256, 512, 1024)),
 }
 OLMO = "allenai/OLMo-1B-hf"
-OLMO_STAGES = ("step117850-tokens494B", "step369000-tokens1547B", "step738020-tokens3094B")
+OLMO_STAGES = ("step117850", "step369000", "step554000", "step738020")
+"""As the paper's tables have them; each is the one branch of the hub that begins so."""
+OLMO_TEXTS = {name: f"hub:{name.lower()}:limit=2048" for name in ("Dolma", "PubMed", "C4")}
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,8 @@ def subject(
         )  # fmt: skip
     revisions = OLMO_STAGES if model == OLMO else models.revisions(model)
     places = tuple(step(revision, float(i)) for i, revision in enumerate(revisions))
-    texts = {corpus or "docstrings:limit=4000": corpus or "docstrings:limit=4000"}
+    usual = OLMO_TEXTS if scale == "paper" else {"docstrings:limit=4000": "docstrings:limit=4000"}
+    texts = usual if corpus is None else {corpus: corpus}
     return Subject(
         model, revisions, places, "step", texts, length=sizes.length, dtype=dtype or "float32", **common
     )
@@ -236,11 +239,14 @@ def extras(about: Subject) -> dict[str, Any]:
     return {"attention": True, "marks": tuple(n for n in about.sizes.marks if n < about.instances)}
 
 
-def readings(about: Subject) -> tuple[str, ...]:
-    """The readings of the coefficient that the subject allows: all in gated models, two in others."""
+def readings(about: Subject, *, family: str | None = None) -> tuple[str, ...]:
+    """The readings of the coefficient that the subject allows: all in gated models, two in others.
+
+    family: of a model by its name, where it is known already; None: read from its configuration.
+    """
     if isinstance(about.model, Pretraining):
         family = about.model.setup.family
-    else:
+    elif family is None:
         family = models.family(about.model, revision=about.revisions[-1] or None)
     gated = family in LAYOUTS and bool(LAYOUTS[family].gate or LAYOUTS[family].fused)
     return entropy.COEFFICIENTS if gated else tuple(c for c in entropy.COEFFICIENTS if c != "relu-gate")

@@ -16,6 +16,7 @@ from kemem import arithmetic
 from kemem.errors import BadInput
 from kemem.objective import Objective, causal, mix, row_key
 from kemem.progress import Reporter, quiet_transformers
+from kemem.training import sharding
 from kemem.training.identity import fingerprint, identity, same
 from kemem.training.method import Method, overrides
 from kemem.training.optimizer import moments, optimizer_of, restore_moments
@@ -41,6 +42,8 @@ def train(
     at_checkpoint: AtCheckpoint | None = None,
     progress: Reporter | None = None,
     earlier: Sequence[Domain] = (),
+    device: torch.device | str | None = None,
+    sharded: bool = False,
 ) -> History:
     """Trains `model` in place and returns what was seen on the way.
 
@@ -58,9 +61,13 @@ def train(
 
     at_checkpoint: called at every checkpoint, in evaluation mode and with the model as `method.at` shows it;
     the row it returns joins the history, and is not asked for again after a kill.
-    Refused: fewer rows than a step reads, a loss that is not finite, an `out` that holds another run.
+    device: where it is trained, and the model stays; by default where the model is.
+    sharded: of several processes each keeps a part of the weights (`kemem.training.sharding`), which the
+    model has ever after; a killed run may go on with another number of them. In one process it has no effect.
+    Refused: fewer rows than a step reads, a loss that is not finite, an `out` that holds another run; if
+    sharded, a method that looks into weights, and processes that begin with different ones.
     """
-    device = next(model.parameters()).device
+    device = next(model.parameters()).device if device is None else torch.device(device)
     if recipe.precision == "bfloat16" and not bfloat16_runs(device):
         raise BadInput(f"expected a device that computes in bfloat16; got {device}; set precision='float32'.")
     domain = data if isinstance(data, Domain) else Domain("data", data)
@@ -72,9 +79,11 @@ def train(
         shared.wait()
         stack.enter_context(_own_draws(shared.device))
         stack.callback(model.train, model.training)
-        model.to(shared.device)
-        run = _Run(model, domain, recipe, method or Method(), objective, shared, out, tokenizer)
-        return run(at_checkpoint, progress, earlier)
+        if not (sharded and shared.count > 1):  # else it goes to the device in parts
+            model.to(shared.device)
+        run = _Run(model, domain, recipe, method or Method(), objective, shared, out, tokenizer, sharded)
+        with shared.explained(out):
+            return run(at_checkpoint, progress, earlier)
 
 
 class _Run:
@@ -90,7 +99,9 @@ class _Run:
         shared: Processes,
         out: Path | None,
         tokenizer: Any,
+        sharded: bool,
     ) -> None:
+        self.sharded = sharded
         self.model, self.domain, self.recipe, self.method = model, domain, recipe, method
         self.objective, self.shared, self.out, self.tokenizer = objective, shared, out, tokenizer
         self.forward = torch.compile(objective.__call__) if recipe.compile else objective
@@ -131,8 +142,14 @@ class _Run:
         """The method's moments before the first step, then the optimizer of what is to be trained."""
         model, recipe = self.model, self.recipe
         self.seed(-1)
-        self.shared.broadcast_([*model.parameters(), *model.buffers()])
-        start = fingerprint(model.named_parameters()) if self.out is not None else ""
+        if self.sharded:
+            sharding.check(self.method)
+        else:
+            self.shared.broadcast_([*model.parameters(), *model.buffers()])
+        start = fingerprint(model.named_parameters()) if self.out is not None or self.sharded else ""
+        if self.sharded:
+            sharding.agreed(start, self.shared)
+            sharding.shard_(model, self.shared)
         self.method.before(model, self.domain)
         self.data = self.method.batches([*earlier, self.domain])
         if len(self.data) < recipe.batch_size:
@@ -155,7 +172,7 @@ class _Run:
         if self.out is not None:
             self.identity = identity(
                 recipe, self.domain.name, self.data, self.objective, self.method,
-                start=start, processes=self.shared.count,
+                start=start, processes=0 if self.sharded else self.shared.count,
             )  # fmt: skip
 
     def stretch(self, told: Callable[[dict[str, Any]], None]) -> None:
@@ -204,8 +221,10 @@ class _Run:
         total = torch.zeros((), device=device)
         for part in split(batch, self.shared.count * recipe.accumulation)[own]:
             share = self.objective.count(part) / targets
-            if share == 0:
+            if share == 0 and not self.sharded:
                 continue
+            if share == 0:
+                part = sharding.with_targets(part)
             part = {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
             with self.fast, self.autocast():
                 loss = self.forward(model, part)
@@ -214,7 +233,8 @@ class _Run:
             total += loss.detach() * share
         self.fresh.append(total)
         parameters = list(self.parameters.values())
-        self.shared.sum_gradients_(parameters)
+        if not self.sharded:
+            self.shared.sum_gradients_(parameters)
         method.gradients(model)
         if recipe.clip:
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -269,8 +289,10 @@ class _Run:
 
     def checkpoint(self, at_checkpoint: AtCheckpoint | None) -> None:
         """Writes out/step<N>/ and asks for its row."""
-        if self.out is not None and self.shared.main:
-            write_folder(self.out / f"step{self.done}", self.write_model)
+        if self.out is not None:
+            weights = self.gathered() if self.sharded else None
+            if self.shared.main:
+                write_folder(self.out / f"step{self.done}", lambda folder: self.write_model(folder, weights))
         row: dict[str, Any] = {"step": self.done}
         if at_checkpoint is not None:
             self.model.eval()
@@ -279,9 +301,15 @@ class _Run:
             self.model.train()
         self.history.checkpoints.append(row)
 
-    def write_model(self, folder: Path) -> None:
+    def gathered(self) -> dict[str, Tensor]:
+        """What a checkpoint of a model in parts holds, tied weights once; in the first process."""
+        kept = self.model.state_dict()
+        once = {name: kept[name] for name, _ in _weights(self.model) if name in kept}
+        return sharding.gathered(once, self.shared)
+
+    def write_model(self, folder: Path, weights: dict[str, Tensor] | None) -> None:
         with quiet_transformers():
-            self.model.save_pretrained(folder)
+            self.model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(folder)
 
@@ -290,11 +318,13 @@ class _Run:
         if self.out is None:
             return
         self.read_losses()
+        tensors = {f"model.{name}": tensor for name, tensor in _weights(self.model)}
+        tensors |= {f"method.{name}": tensor for name, tensor in self.method.state().items()}
+        if not finished:
+            tensors |= moments(self.optimizer, self.parameters)
+        if self.sharded:
+            tensors = sharding.gathered(tensors, self.shared)
         if self.shared.main:
-            tensors = {f"model.{name}": tensor for name, tensor in _weights(self.model)}
-            tensors |= {f"method.{name}": tensor for name, tensor in self.method.state().items()}
-            if not finished:
-                tensors |= moments(self.optimizer, self.parameters)
             record = {
                 "identity": self.identity,
                 "tokens": self.tokens,
@@ -311,7 +341,7 @@ class _Run:
         self.losses, self.history = record["losses"], History(**record["history"])
         with torch.no_grad():
             for name, tensor in _weights(self.model):
-                tensor.copy_(tensors[f"model.{name}"])
+                tensor.copy_(sharding.part_of(tensors[f"model.{name}"], tensor))
         restore_moments(self.optimizer, self.parameters, tensors)
         kept = {name: tensor for name, tensor in tensors.items() if name.startswith("method.")}
         self.method.restore({n.removeprefix("method."): t.to(self.shared.device) for n, t in kept.items()})

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kemem.training.recipe import Recipe
+from kemem.training.sharding import part_of
 
 # what an optimizer keeps of a parameter, by torch's names: AdamW the first three, SGD with momentum the last
 MOMENTS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -101,7 +102,9 @@ def restore_moments(
     for name, parameter in parameters.items():
         kept = {moment: tensors[f"{moment}.{name}"] for moment in MOMENTS if f"{moment}.{name}" in tensors}
         if kept:
+            step = kept.pop("step", None)
             optimizer.state[parameter] = {
-                moment: tensor if moment == "step" and not fused else tensor.to(parameter.device)
-                for moment, tensor in kept.items()
+                moment: part_of(tensor.to(parameter.device), parameter) for moment, tensor in kept.items()
             }
+            if step is not None:
+                optimizer.state[parameter]["step"] = step.to(parameter.device) if fused else step

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from kemem.errors import BadInput
+
+LOST = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset)|process group|[Ss]ocket", re.ASCII)
+"""What the libraries of communication say when a process is gone."""
 
 
 class Processes:
@@ -23,6 +30,21 @@ class Processes:
     def wait(self) -> None:
         if self.count > 1:
             torch.distributed.barrier()
+
+    @contextmanager
+    def explained(self, out: Path | None) -> Iterator[None]:
+        """Turns the failure of another process into one line."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count == 1 or not LOST.search(str(error)):
+                raise
+            remedy = "see its own message, and run this again" + (
+                f": it goes on from the last state in {out}" if out is not None else ""
+            )
+            raise BadInput(
+                f"expected all {self.count} processes of this run to go on; got one that ended; {remedy}."
+            ) from error
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Overwrites the tensors by those of the first process."""
