@@ -6,9 +6,11 @@ import gzip
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,13 @@ from hypothesis import strategies as st
 from kemem.corpora import Corpus, corpus, docstrings, files, hub, specs, stream
 from kemem.corpora.spec import Part, options
 from kemem.errors import BadInput
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test reads of a hub is kept for nobody else."""
+    monkeypatch.setenv("KEMEM_CACHE", str(tmp_path / "kept of the hub"))
+
 
 LINES = ["First line.", "  Second, with a euro sign: €", "Third\u2028one line still"]
 TEXTS = ["One text.\nOf two lines.", "", "A third: \u00e9\u4e2d\U0001f40d"]
@@ -522,6 +531,21 @@ def test_folders_without_a_data_set(tmp_path: Path) -> None:
     assert str(tmp_path) in refusal(f"hub:{tmp_path}")
 
 
+class Builder:
+    """Stands in for what `datasets` finds: one file, or one stream of unknown files."""
+
+    def __init__(self, records: object) -> None:
+        self.records, self.num_shards = records, 0
+        self.config = type("Config", (), {"data_files": None})()
+
+    def as_streaming_dataset(self, split: str) -> object:
+        self.split = split
+        return self
+
+    def skip(self, count: int) -> object:
+        return itertools.islice(self.records() if callable(self.records) else self.records, count, None)
+
+
 class Hub:
     """Stands in for the network: one data set with two commits."""
 
@@ -537,32 +561,36 @@ def test_a_revision_is_pinned_to_its_commit(monkeypatch: pytest.MonkeyPatch) -> 
 
     asked = []
 
-    def load(name: str, config: str | None, **more: object) -> list[dict]:
+    def load(name: str, config: str | None, **more: object) -> Builder:
         asked.append((name, config, more))
-        return [{"text": f"text {i}"} for i in range(5)]
+        return Builder([{"text": f"text {i}"} for i in range(5)])
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     found = corpus("hub:owner/name@old/en:limit=3")
     assert found.texts == ("text 0", "text 1", "text 2")
     assert found.versions == {"owner/name": "decade"}
-    assert asked == [("owner/name", "en", {"split": "train", "revision": "decade", "streaming": True})]
+    assert asked == [("owner/name", "en", {"revision": "decade"})]
     assert corpus("hub:owner/name").versions == {"owner/name": "c0ffee"}
     message = refusal("hub:owner/other")
     assert "Name or service not known second line" in message and "files:PATH" in message
 
 
+@pytest.mark.filterwarnings("ignore:waiting")
 def test_a_network_lost_in_the_middle_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
     import huggingface_hub
 
     def records() -> object:
-        yield {"text": "one"}
+        yield from ({"text": "one"}, {"text": "two"})
         raise ConnectionResetError("peer went away\nwith a second line")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: records())
-    assert "peer went away" in refusal("hub:owner/name")
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: Builder(records))
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    assert "peer went away with a second line after 2 records" in refusal("hub:owner/name")
+    assert waits == [1, 2, 4, 8, 16]
 
 
 # --- the real data

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-from kemem.corpora import docstrings, files, hub
+from kemem.corpora import docstrings, dolma, files, hub
 from kemem.corpora.packing import Blocks, Instances, instances, pack
 from kemem.corpora.spec import Part, count, known, number, options, specs
 from kemem.corpora.tokenizer import load_tokenizer, train_tokenizer
 from kemem.errors import BadInput
+from kemem.progress import Progress
 from kemem.world import World
 
 __all__ = [
@@ -71,7 +72,7 @@ def _part_of(text: str) -> str:
 def corpus(spec: str) -> Corpus:
     """Read a corpus; how specs are written stands in `kemem.corpora.spec`. Refused: a part without text."""
     versions: dict[str, str] = {}
-    texts = tuple(text for part in specs(spec) for text in _texts(part, versions))
+    texts = tuple(text for part in specs(spec) for text in _told(part, _texts(part, versions)))
     return Corpus(spec.strip(), texts, versions)
 
 
@@ -84,7 +85,25 @@ def stream(spec: str) -> Iterator[str]:
     for part in parts:
         if part.scheme == "files":
             files.files(part.rest)
+        if part.scheme == "dolma-order":
+            dolma.order(part)
     return chain.from_iterable(_texts(part, {}) for part in parts)
+
+
+def _told(part: Part, texts: Iterator[str]) -> Iterator[str]:
+    """The texts; how many have come is shown where they come over a network and that takes long."""
+    limit = hub.source(part).limit if part.scheme == "hub" else None
+    if limit is None:
+        yield from texts
+        return
+    progress = Progress(f"hub:{part.rest}"[:40])
+    try:
+        for number, text in enumerate(texts, start=1):
+            if number % 50 == 0:
+                progress(number, limit, "records")
+            yield text
+    finally:
+        progress.close()
 
 
 def _texts(part: Part, versions: dict[str, str]) -> Iterator[str]:
@@ -148,4 +167,8 @@ def _hub(part: Part, versions: dict[str, str]) -> Iterable[str]:
     return hub.texts(wanted, commits.get(wanted.name))
 
 
-_READERS = {"docstrings": _docstrings, "world": _world, "files": _files, "hub": _hub}
+def _dolma(part: Part, versions: dict[str, str]) -> Iterable[str]:
+    return dolma.texts(dolma.order(part), versions)
+
+
+_READERS = {"docstrings": _docstrings, "world": _world, "files": _files, "hub": _hub, "dolma-order": _dolma}

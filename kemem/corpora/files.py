@@ -5,13 +5,13 @@ stream.
 """
 
 import gzip
-import io
 import json
 import os
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from kemem.errors import BadInput
 
@@ -68,27 +68,33 @@ def texts(path: str) -> Iterator[str]:
 def _texts_of(file: Path) -> Iterator[str]:
     jsonl = re.search(r"\.jsonl(\.gz|\.zst)?$", file.name.lower()) is not None
     for number, line in _lines(file):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            byte = error.object[error.start]
-            raise BadInput(
-                f"a corpus must be UTF-8; got byte 0x{byte:02x} in {file}, line {number}; convert the file."
-            ) from None
-        text = text.rstrip("\r\n")
+        text = _decoded(line, number, str(file)).rstrip("\r\n")
         if text.strip():
             yield _field(text, f"{file}, line {number}") if jsonl else text
 
 
-def _field(line: str, place: str) -> str:
+def _decoded(line: bytes, number: int, name: str) -> str:
     try:
-        record = json.loads(line)
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise BadInput(
+            f"a corpus must be UTF-8; got byte 0x{byte:02x} in {name}, line {number}; convert the file."
+        ) from None
+
+
+def _field(line: str, place: str) -> str:
+    return field_of(parsed(line, place), "text", place)
+
+
+def parsed(line: str, place: str) -> object:
+    """What a line of jsonl holds; refused where it is not JSON."""
+    try:
+        return json.loads(line)
     except json.JSONDecodeError as error:
         fault = f"{error.msg} at column {error.colno}"
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
         fault = _first(error)
-    else:
-        return field_of(record, "text", place)
     raise BadInput(f"a line of jsonl must be one JSON object with a text; {place}: {fault}.")
 
 
@@ -114,31 +120,46 @@ def field_of(record: object, field: str, place: str) -> str:
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """Numbered lines as bytes; damage is reported with the last line that could be read."""
-    number = 0
     try:
         with file.open("rb") as raw:
-            for number, line in enumerate(_opened(raw, file), start=1):
-                yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(
-            f"an archive must be whole; {file} is damaged or cut off after line {number} ({_first(error)}); "
-            "copy or download it again."
-        ) from None
+            yield from lines(raw, str(file))
     except OSError as error:
         reason = error.strerror or _first(error)
         raise BadInput(f"a corpus file must be readable; got {reason} for {file}.") from None
+
+
+def lines(raw: Any, name: str) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines of an open file, unpacked as the ending of its name says.
+
+    Refused: an archive that is damaged or ends early, with the last line that could be read.
+    """
+    number = 0
+    try:
+        for number, line in enumerate(_opened(raw, name), start=1):
+            yield number, line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(
+            f"an archive must be whole; {name} is damaged or cut off after line {number} ({_first(error)}); "
+            "copy or download it again."
+        ) from None
+
+
+def objects(raw: Any, name: str) -> Iterator[object]:
+    """What the non-empty lines of an open jsonl file hold. Refused as by `lines`, and a line that is not JSON."""
+    for number, line in lines(raw, name):
+        if line.strip():
+            yield parsed(_decoded(line, number, name), f"{name}, line {number}")
 
 
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _opened(raw: io.BufferedReader, file: Path) -> Iterator[bytes]:
-    name = file.name.lower()
-    if name.endswith(".gz"):
+def _opened(raw: Any, name: str) -> Iterator[bytes]:
+    if name.lower().endswith(".gz"):
         return iter(gzip.GzipFile(fileobj=raw))
-    if name.endswith(".zst"):
-        return _split(_zstandard(raw, file))
+    if name.lower().endswith(".zst"):
+        return _split(_zstandard(raw, name))
     return iter(raw)
 
 
@@ -158,13 +179,13 @@ def _split(chunks: Iterator[bytes]) -> Iterator[bytes]:
         yield last
 
 
-def _zstandard(raw: io.BufferedReader, file: Path) -> Iterator[bytes]:
+def _zstandard(raw: Any, name: str) -> Iterator[bytes]:
     """Decompressed chunks. The package's own stream reader ends without a word where a frame is cut off."""
     try:
         import zstandard
     except ImportError:
         raise BadInput(
-            f"{file} needs the package zstandard, which is not installed; pip install zstandard."
+            f"{name} needs the package zstandard, which is not installed; pip install zstandard."
         ) from None
     frame, begun = zstandard.ZstdDecompressor().decompressobj(), False
     while chunk := raw.read(_CHUNK):

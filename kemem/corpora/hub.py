@@ -1,35 +1,29 @@
 """`hub:NAME[@REVISION][/CONFIG][:field=text,split=train,limit=10000]`: data sets of the hub, as a stream.
 
-NAME is `owner/name`, or a local folder (a path that begins with `/`, `./`, `../`, `~` or `$KEMEM_DATA`): one
-with data files, or one written by `save_to_disk`. A revision is resolved to a commit before anything is read.
+NAME is `owner/name`, a short name of `kemem.corpora.catalogue`, or a local folder (a path that begins with `/`, `./`,
+`../`, `~` or `$KEMEM_DATA`): one with data files, or one written by `save_to_disk`. A revision is resolved to a commit
+before anything is read, and what was read is kept on this machine (`kemem.corpora.kept`), for the next time and
+without a network.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from kemem.corpora import kept, shards
+from kemem.corpora.catalogue import CATALOGUE, Entry
+from kemem.corpora.fetch import PATIENCE, Patience, busy, persevere, reason, unreachable
 from kemem.corpora.files import expanded, field_of
-from kemem.corpora.spec import Options, Part, count, known, options
+from kemem.corpora.spec import LIMIT, Options, Part, Source, count, known, options
 from kemem.errors import BadInput
 
-LIMIT = 10_000  # texts read unless asked otherwise: many data sets of the hub fit on no disk
 _NAME = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w.-]+))?(?:/(?P<config>[\w.-]+))?")
 _LOCAL = ("/", "./", "../", "~", "$")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set of the hub, or a folder; which part of it and how many texts (None: all)."""
-
-    name: str
-    local: bool = False
-    revision: str | None = None
-    config: str | None = None
-    split: str = "train"
-    field: str = "text"
-    limit: int | None = LIMIT
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def source(part: Part) -> Source:
@@ -51,70 +45,165 @@ def source(part: Part) -> Source:
         raise BadInput(
             f"hub:NAME is owner/name[@revision][/config] or a path that begins with / or ./; got {place!r}."
         )
-    return Source(match["name"], revision=match["revision"], **{"config": match["config"], **chosen})
+    chosen = {"config": match["config"], **chosen}
+    if match["name"] in CATALOGUE:
+        return _catalogued(CATALOGUE[match["name"]], match["revision"], chosen)
+    return Source(match["name"], revision=match["revision"], **chosen)
 
 
-def versions(wanted: Source) -> dict[str, str]:
-    """The commit that the revision stands for now, by name of the data set; nothing for a folder."""
+def _catalogued(entry: Entry, revision: str | None, chosen: dict[str, Any]) -> Source:
+    """The data set of a short name; what was given counts more than what the catalogue says."""
+    if entry.hub is None:
+        raise BadInput(
+            f"hub:{entry.name} must be on the hub; got a data set that is at {entry.place}; {entry.remedy}."
+        )
+    config = chosen.pop("config") or entry.config
+    usual = {"split": entry.split, "field": entry.field}
+    listing = entry.listing.format(config=config) if entry.listing else None
+    return Source(
+        entry.hub, revision=revision or entry.revision, config=config, listing=listing, **{**usual, **chosen}
+    )
+
+
+def versions(wanted: Source, patience: Patience = PATIENCE) -> dict[str, str]:
+    """The commit that the revision stands for now, by name of the data set; nothing for a folder.
+
+    Where the hub cannot be reached, the commit it stood for when last asked, with a warning.
+    """
     if wanted.local:
         return {}
+    if wanted.revision and _COMMIT.fullmatch(wanted.revision):
+        return {wanted.name: wanted.revision}
     from huggingface_hub import HfApi
 
     try:
-        # one request, without the minute of retries that `datasets` makes where there is no network
-        commit = HfApi().dataset_info(wanted.name, revision=wanted.revision).sha
+        # without a network one request, not the minute of retries that `datasets` makes
+        commit = persevere(
+            lambda: HfApi().dataset_info(wanted.name, revision=wanted.revision).sha, patience, (busy,)
+        )
     except Exception as error:  # whatever the network or a proxy can raise
-        raise _refusal(wanted, error) from None
+        before = kept.remembered(wanted.name).get(str(wanted.revision))
+        if before is None or not (busy(error) or unreachable(error)):
+            raise _refusal(wanted, error) from None
+        warnings.warn(
+            f"hub:{wanted.name} could not be asked ({reason(error)}); taking what {wanted.revision or 'main'} was "
+            f"when last asked, {before[:12]}",
+            stacklevel=2,
+        )
+        return {wanted.name: before}
+    if commit:
+        kept.remember(wanted.name, wanted.revision, commit)
     return {wanted.name: commit} if commit else {}
 
 
-def texts(wanted: Source, revision: str | None = None) -> Iterator[str]:
+def texts(wanted: Source, revision: str | None = None, patience: Patience = PATIENCE) -> Iterator[str]:
     """Texts as they stream in. Anything that stops the stream becomes one line that says what to do."""
-    for number, record in enumerate(records(wanted, revision), start=1):
-        yield field_of(record, wanted.field, f"hub:{wanted.name}, record {number}")
+
+    def text(record: Any, number: int) -> str:
+        return field_of(record, wanted.field, f"hub:{wanted.name}, record {number}")
+
+    return _kept(wanted, revision, wanted.field, text, patience)
 
 
-def records(wanted: Source, revision: str | None = None) -> Iterator[Any]:
+def records(wanted: Source, revision: str | None = None, patience: Patience = PATIENCE) -> Iterator[Any]:
     """Whole records as they stream in, at most `limit` of them; stopped as `texts` are."""
-    found = _records(wanted, revision or wanted.revision)
-    number = 0
-    while wanted.limit is None or number < wanted.limit:
-        try:
-            record = next(found)
-        except StopIteration:
-            return
-        except Exception as error:  # as above, and whatever a file format can raise
-            raise _refusal(wanted, error) from None
-        number += 1
-        yield record
+    return _kept(wanted, revision, None, lambda record, _: record, patience)
 
 
-def _records(wanted: Source, revision: str | None) -> Iterator[Any]:
+def _kept(
+    wanted: Source,
+    revision: str | None,
+    field: str | None,
+    pick: Callable[[Any, int], Any],
+    patience: Patience,
+) -> Iterator[Any]:
+    """What is kept on this machine, as far as it reaches; then what streams in, which is kept in turn."""
+    commit = revision or versions(wanted, patience).get(wanted.name)
+    if wanted.local or commit is None:
+        return _limited(wanted, _picked(_streamed(wanted, commit, (0, 0), patience), pick))
+    path = kept.place(wanted.name, commit, wanted.config, wanted.split, field, wanted.listing)
+    have = kept.found(path)
+    if have is not None and (have.ended or (wanted.limit is not None and have.records >= wanted.limit)):
+        return _limited(wanted, iter(have))
+    return _keeping(wanted, commit, path, have, pick, patience)
+
+
+def _limited(wanted: Source, values: Iterator[Any]) -> Iterator[Any]:
+    return values if wanted.limit is None else islice(values, wanted.limit)
+
+
+def _picked(streamed: Iterator[Any], pick: Callable[[Any, int], Any]) -> Iterator[Any]:
+    found = (record for _, record in streamed if record is not shards.BORDER)
+    return (pick(record, number) for number, record in enumerate(found, start=1))
+
+
+def _keeping(
+    wanted: Source, commit: str, path: Path, have: kept.Kept | None, pick: Callable[[Any, int], Any],
+    patience: Patience,
+) -> Iterator[Any]:  # fmt: skip
+    writer = kept.Writer(path)
+    number, at, ended = 0, have.at if have else (0, 0), False
     try:
-        import datasets
-    except ImportError:
-        raise BadInput(
-            "hub: needs the package datasets, which is not installed; pip install datasets."
-        ) from None
-    folder = Path(wanted.name)
-    if wanted.local and not folder.is_dir():
-        raise BadInput(f"hub:PATH must name a folder that exists; got {folder}.")
+        for value in have or ():
+            writer.add(value)
+            number += 1
+            yield value
+        for after, record in _streamed(wanted, commit, at, patience):
+            if record is shards.BORDER:
+                at = after
+                continue
+            value = pick(record, number + 1)
+            writer.add(value)
+            number, at = number + 1, after
+            yield value
+            if number == wanted.limit:
+                return
+        ended = True
+    finally:  # also where the reader stops or the network fails: what came so far is kept
+        if ended or number > (have.records if have else 0):
+            writer.settle(ended, at)
+        else:
+            writer.drop()
+
+
+def _streamed(wanted: Source, commit: str | None, at: tuple[int, int], patience: Patience) -> Iterator[Any]:
     try:
-        if wanted.local and any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
-            saved = datasets.load_from_disk(wanted.name)
-            return iter(saved[wanted.split] if isinstance(saved, datasets.DatasetDict) else saved)
-        return iter(
-            datasets.load_dataset(
-                wanted.name, wanted.config, split=wanted.split, revision=revision, streaming=True
-            )
-        )
-    except Exception as error:
+        yield from shards.stream(wanted, commit, at, patience)
+    except BadInput:
+        raise
+    except Exception as error:  # as above, and whatever a file format can raise
         raise _refusal(wanted, error) from None
 
 
 def _refusal(wanted: Source, error: Exception) -> BadInput:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    name = wanted.name
+    if "GatedRepoError" in kinds:
+        return BadInput(
+            f"hub:{name} must be open to you; got that its owner asks for consent; give it on the page of the data "
+            "set, then `hf auth login`."
+        )
+    if "RepositoryNotFoundError" in kinds:
+        short = f"; short names are {', '.join(CATALOGUE)}" if "/" not in name else ""
+        return BadInput(
+            f"hub:{name} must be a data set that can be read; got none of this name that is open; check the name, or "
+            f"`hf auth login` for a private one{short}."
+        )
+    if "RevisionNotFoundError" in kinds and wanted.revision:
+        return BadInput(
+            f"hub:{name} must have the revision that is asked for; got {wanted.revision!r}; take {_revisions(name)}."
+        )
     return BadInput(
-        f"hub:{wanted.name} must be a data set that can be read; got {reason}; "
+        f"hub:{name} must be a data set that can be read; got {reason(error)}; "
         "check name, revision, config, split and network, or use files:PATH with a local copy."
     )
+
+
+def _revisions(name: str) -> str:
+    from huggingface_hub import HfApi
+
+    with suppress(Exception):  # then they are not named
+        found = HfApi().list_repo_refs(name, repo_type="dataset")
+        names = [ref.name for ref in (*found.branches, *found.tags)]
+        return f"one of {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}, or a commit"
+    return "a branch, tag or commit that it has"

@@ -3,6 +3,7 @@
     docstrings                           docstrings:numpy,scipy,limit=3000
     world                                world:people=300,documents=12000,seed=0
     files:PATH                           hub:NAME[@REVISION][/CONFIG][:field=text,split=train,limit=10000]
+    dolma-order:INDICES,files=LIST       the instances of OLMo's training, in its order (`kemem.corpora.dolma`)
 
 joined by `+` for a mixture. A `+` joins only where the name of a scheme follows, so that paths may hold `+`;
 the rare path in which one does (`/data/a+world`) is written with `++` at that place.
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 
 from kemem.errors import BadInput
 
-SCHEMES = ("docstrings", "world", "files", "hub")
-_JOINT = re.compile(r"(?<!\+)\+(?=(?:docstrings|world)(?:[:+]|$)|(?:files|hub):)")
-_DOUBLED = re.compile(r"\+\+(?=(?:docstrings|world)(?:[:+]|$)|(?:files|hub):)")
+SCHEMES = ("docstrings", "world", "files", "hub", "dolma-order")
+LIMIT = 10_000  # texts of the hub read unless asked otherwise: many data sets there fit on no disk
+_FOLLOWED = {"files": "a path", "hub": "a name", "dolma-order": "the place of its indices"}
+_JOINT = re.compile(r"(?<!\+)\+(?=(?:docstrings|world)(?:[:+]|$)|(?:files|hub|dolma-order):)")
+_DOUBLED = re.compile(r"\+\+(?=(?:docstrings|world)(?:[:+]|$)|(?:files|hub|dolma-order):)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,23 @@ class Options:
     values: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A data set of the hub, or a folder; which part of it and how many texts (None: all).
+
+    listing: a file of the data set with the addresses of its files, where they lie elsewhere.
+    """
+
+    name: str
+    local: bool = False
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+    limit: int | None = LIMIT
+    listing: str | None = None
+
+
 def specs(spec: str) -> tuple[Part, ...]:
     """The parts of a mixture, in order. Refused: an unknown scheme, `files:` with nothing behind it."""
     parts = []
@@ -42,11 +62,11 @@ def specs(spec: str) -> tuple[Part, ...]:
         if scheme not in SCHEMES:
             hint = f"; for a file of yours write files:{text}" if re.search(r"[./\\]", scheme) else ""
             raise BadInput(
-                f"a corpus is docstrings, world, files:PATH or hub:NAME, joined by '+'; got {text!r}{hint}."
+                "a corpus is docstrings, world, files:PATH or hub:NAME (or dolma-order:INDICES), joined by '+'; "
+                f"got {text!r}{hint}."
             )
-        if (colon or scheme in ("files", "hub")) and not rest.strip():
-            what = "a path" if scheme == "files" else "a name" if scheme == "hub" else "options"
-            raise BadInput(f"{scheme}: must be followed by {what}; got {spec!r}.")
+        if (colon or scheme in _FOLLOWED) and not rest.strip():
+            raise BadInput(f"{scheme}: must be followed by {_FOLLOWED.get(scheme, 'options')}; got {spec!r}.")
         parts.append(Part(scheme, rest.strip()))
     return tuple(parts)
 

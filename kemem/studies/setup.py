@@ -166,23 +166,28 @@ def train(
     keep: tuple[int, ...] = (),
     at_checkpoint: Callable[[nn.Module, int], dict[str, Any] | None] | None = None,
     method: training.Method | None = None,
+    sharded: bool = False,
 ) -> tuple[nn.Module, training.History, dict[str, Any]]:
-    """Train the setup's model from nothing (or from where a killed run stopped); weights, history and provenance."""
+    """Train the setup's model from nothing (or from where a killed run stopped); weights, history and provenance.
+
+    sharded: as in `kemem.training.train`; the whole model is then in the processor's memory first.
+    """
     tok = tokenizer(lab, setup)
     data = blocks(lab, setup, setup.corpus, "train")
     place = models.named_device(lab.device)
     model = models.build(setup.shape(len(tok)), tok, seed=setup.seed).to(
-        place, models.named_dtype(setup.dtype)
+        "cpu" if sharded else place, models.named_dtype(setup.dtype)
     )
+    parameters = sum(p.numel() for p in model.parameters())
     recipe = in_pieces(lab, setup.recipe(keep))
     history = training.train(
         model, training.Domain(setup.corpus, data), recipe, method, objective=objective(setup, tok), out=folder,
-        tokenizer=tok, at_checkpoint=at_checkpoint, progress=lab.progress,
+        tokenizer=tok, at_checkpoint=at_checkpoint, progress=lab.progress, device=place, sharded=sharded,
     )  # fmt: skip
     text = read(setup.corpus)
     provenance = {
         "corpus": {"spec": setup.corpus, "digest": text.digest, "versions": text.versions},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
         "vocabulary": len(tok),
         "passes": round(setup.tokens / data.tokens, 3),
     }
