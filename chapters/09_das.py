@@ -573,7 +573,7 @@ plot.table(
 # %% [markdown]
 # ## As described, as released
 #
-# Reading the released code shows places where it differs from the paper. We made each a switch, and ran DAS with each one alone and with all of them. They were written for a model with masked tokens. Ours has learned little in its short life, and hardly anything can be told apart on it, as the next section shows. So here the causal model bears them. Without dropout its twin in the contrast is the view itself, and there are no masked tokens for `uncorrupted`, which is left out:
+# Reading the released code shows places where it differs from the paper. We made each a switch, and ran DAS with each one alone and with all of them, on both models. They were written for a model with masked tokens. In the causal one, which has no dropout, the twin in the contrast is the view itself, and there are no masked tokens for `uncorrupted`, which is left out:
 #
 # | switch | what the released code does |
 # | --- | --- |
@@ -591,13 +591,15 @@ plot.table(
 # Which of them were on when the paper's tables were made cannot be known. The differences below are to plain DAS as this book has it, seed by seed: mean and interval.
 
 # %%
-z = budget.sizes(scale)
-broken, plain = variants.beside(lab, z, "defect")
-print(f"{len(broken)} variants beside plain DAS, {len(z.seeds)} seeds each")
+broken = {
+    name: variants.beside(lab, budget.sizes(scale, masked=masked), "defect") for name, masked in looking.MODELS.items()
+}
+for name, (found, plain) in broken.items():
+    print(f"{name} model: {len(found)} variants beside plain DAS, {len(plain['average'])} seeds each")
 
 
 # %% tags=["hide-input"]
-def variants_table(found, plain, first="variant, less plain DAS"):
+def variants_table(found, plain, first):
     return plot.table(
         [
             ("plain DAS itself", *(f"{looking.mean(values):.3f}".replace("-", "−") for values in plain.values())),
@@ -607,10 +609,13 @@ def variants_table(found, plain, first="variant, less plain DAS"):
     )
 
 
-variants_table(broken, plain)
+variants_table(*broken["masked"], "masked model, less plain DAS")
+
+# %% tags=["hide-input"]
+variants_table(*broken["causal"], "causal model, less plain DAS")
 
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-das-released", "caption": "DAS on the causal model with each defect of the released code alone, and with all: average loss over domains at the end, and forgetting, less those of plain DAS. Small marks are seeds, large ones their mean. Left of the line is better than plain DAS."}, "image": {"alt": "Two panels of points, a row for each switch: change of average loss and change of forgetting against plain DAS, with a vertical line at zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-das-released", "caption": "DAS with each defect of the released code alone, and with all: average loss over domains at the end, and forgetting, less those of plain DAS. Above the masked model, below the causal one. Small marks are seeds, large ones their mean. Left of the line is better than plain DAS."}, "image": {"alt": "Four panels of points, a row for each switch: change of average loss and of forgetting against plain DAS, with a vertical line at zero, for the masked model above and the causal one below."}}
 def strip(panels, found, quantities=("average", "forgetting")):
     for axes, quantity in zip(panels, quantities, strict=True):
         for place, own in enumerate(found.values()):
@@ -623,8 +628,15 @@ def strip(panels, found, quantities=("average", "forgetting")):
     panels[0].set(yticks=range(len(found)), yticklabels=list(found))
 
 
-with plot.figure(columns=2, height=1.0 + 0.3 * len(broken), sharey=True) as panels:
-    strip(panels, broken)
+def strips(both, height):
+    with plot.figure(columns=2, rows=2, height=height) as grid:
+        for panels, (name, (found, _)) in zip(grid, both.items(), strict=True):
+            strip(panels, found)
+            panels[0].set(ylabel=name)
+            panels[1].set_yticks(range(len(found)), [])
+
+
+strips(broken, 1.0 + 0.26 * len(broken["masked"][0]))
 
 # %% [markdown]
 # ## Parts left out
@@ -638,10 +650,7 @@ removed = {
 }
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-das-parts", "caption": "DAS with a part left out, less plain DAS. Above the masked model, below the causal one. Right of the line the part was of use."}, "image": {"alt": "Four panels of points, a row for each part that is left out: change of average loss and of forgetting for the masked model and for the causal one."}}
-with plot.figure(columns=2, rows=2, height=2.7, sharey=True) as grid:
-    for panels, (name, (found, _)) in zip(grid, removed.items(), strict=True):
-        strip(panels, found)
-        panels[0].set(ylabel=name)
+strips(removed, 2.7)
 
 # %% tags=["hide-input"]
 variants_table(*removed["masked"], "masked model, less plain DAS")
@@ -682,13 +691,15 @@ variants_table(*others, "causal model, less plain DAS")
 #
 # *With other sentences as pairs it is another loss.* On the same batches of the masked model the contrast with true twins is {result}`units.masked.contrast.twins|.2f`, and with the released pairs {result}`units.masked.contrast.mispaired|.2f`.
 #
-# *Do the defects matter in the end?* With the mask on the gradient the average loss of the causal model changes by {result}`units.causal.defect.gradient.average|+.3f` and forgetting by {result}`units.causal.defect.gradient.forgetting|+.3f`; with other sentences as pairs by {result}`units.causal.defect.other_sentences.average|+.3f` and
-# {result}`units.causal.defect.other_sentences.forgetting|+.3f`; with everything as released by {result}`units.causal.defect.as-released.average|+.3f` and {result}`units.causal.defect.as-released.forgetting|+.3f`. Positive numbers are worse. The table has the intervals, and they decide which of these can be told from chance.
+# *Do the defects matter in the end?* With the mask on the gradient forgetting changes by {result}`units.masked.defect.gradient.forgetting|+.3f` in the masked model and by {result}`units.causal.defect.gradient.forgetting|+.3f` in the causal one: about what it changes by without any mask. With other sentences as pairs the average loss changes by {result}`units.masked.defect.other_sentences.average|+.3f` (causal: {result}`units.causal.defect.other_sentences.average|+.3f`) and forgetting by
+# {result}`units.masked.defect.other_sentences.forgetting|+.3f` (causal: {result}`units.causal.defect.other_sentences.forgetting|+.3f`); with the absolute value the average by {result}`units.masked.defect.absolute.average|+.3f` (causal: {result}`units.causal.defect.absolute.average|+.3f`); with everything as released the average by {result}`units.masked.defect.as-released.average|+.3f` (causal: {result}`units.causal.defect.as-released.average|+.3f`) and forgetting by {result}`units.masked.defect.as-released.forgetting|+.3f`
+# (causal: {result}`units.causal.defect.as-released.forgetting|+.3f`). Positive numbers are worse. The tables have the intervals, and they decide which of these can be told from chance.
 #
 # *Do the parts?* Without the mask forgetting changes by {result}`units.masked.part.without-soft-mask.forgetting|+.3f` (causal: {result}`units.causal.part.without-soft-mask.forgetting|+.3f`) and what is learned by {result}`units.masked.part.without-soft-mask.learned|+.3f` (causal: {result}`units.causal.part.without-soft-mask.learned|+.3f`). Without the contrast the
 # average loss changes by {result}`units.masked.part.without-contrast.average|+.3f` (causal: {result}`units.causal.part.without-contrast.average|+.3f`). With random importances it changes by {result}`units.masked.part.random.average|+.3f` (causal: {result}`units.causal.part.random.average|+.3f`): that is how much it matters *which* units are held.
 #
-# *In short*, for the causal model as recorded: three defects stand out. With the mask on the gradient, forgetting is as if there were no mask. Other sentences as pairs cost more than any part that is left out. The absolute value holds more units, so that less is forgotten and less is learned, and the average is a little worse. The rest change hardly anything. Of the parts, mask and contrast each hold forgetting down, and what is learned too, and the average is better for both. The first importance does neither. Random importances forget less and learn less: they are larger on average, so the comparison with them is one of *how much* is held as well as of *which*.
+# *In short*, as recorded. In both models the mask on the gradient is next to no mask; the absolute value holds more units, so that less is forgotten and less is learned, and the average is worse; other sentences as pairs loosen the contrast, so that more is learned and more forgotten, which costs the causal model, whose twins are exact, more than any part that is left out. The other defects change hardly anything. Whether the *parts* are worth it depends on how much there is to hold. The causal model forgets much, and for it mask and contrast both improve the average. The
+# masked model learns at a lower rate, which its own trials chose, and forgets little; there both cost more in learning than they save, and the average is better without them. The first importance does nothing of note in either. Random importances forget less and learn less: they are larger on average, so the comparison with them is one of *how much* is held as well as of *which*.
 #
 # ## What we tried
 #

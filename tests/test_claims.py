@@ -11,6 +11,7 @@ import pytest
 from docutils import nodes
 from scipy import stats
 from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace
 
 from kemem.book import claims_ext, places
 from kemem.book.status import documents
@@ -312,7 +313,8 @@ def build(folder: Path, text: str) -> tuple[int, str, str]:
     (folder / "conf.py").write_text(
         "extensions = ['myst_parser', 'kemem.book.claims_ext']\nmyst_enable_extensions = ['attrs_inline']\n"
     )
-    with (folder / "warnings.txt").open("w+") as said, warnings.catch_warnings():
+    # what a build registers is forgotten after it, or the next one in this process would be warned of it
+    with (folder / "warnings.txt").open("w+") as said, warnings.catch_warnings(), docutils_namespace():
         warnings.simplefilter("ignore")
         app = Sphinx(folder, folder, folder / "out", folder / "trees", "html", status=None, warning=said)
         app.build()

@@ -57,7 +57,7 @@ LAPTOP = (
 MASKED = Pretraining(
     Dropped(
         corpus=pretraining.LAPTOP.corpus, vocabulary=2048, layers=4, width=96, memories=384, heads=4, length=96,
-        rows=16, steps=4000, learning_rate=2e-3, weight_decay=0.1, family="roberta",
+        rows=16, steps=16_000, learning_rate=2e-3, weight_decay=0.1, family="roberta",
     ),
     stages=(1.0,), facts=0, prompts=(),
 )  # fmt: skip
@@ -101,7 +101,6 @@ def sizes(scale: str, *, masked: bool = False) -> Budget:
             stages=(),
             importances=(),
             normalisations=(),
-            defects=(),
         )
     defects = tuple(name for name in Budget.defects if name != "uncorrupted")  # there is nothing to corrupt
     return Budget(_base(pretraining.settings("laptop"), LAPTOP), defects=defects)
@@ -180,12 +179,26 @@ def contest(z: Budget, settings: Settings) -> dict[Place, Learning]:
     return _everywhere(z, {name: one(z, name, settings[name]) for name in z.names})
 
 
+def ablations(z: Budget, settings: Settings) -> dict[Place, Learning]:
+    """DAS with a part left out."""
+    whole = one(z, "das", settings["das"])
+    return _first(z, {name: replace(whole, variant=name) for name in z.parts})
+
+
 def parts(z: Budget, settings: Settings) -> dict[Place, Learning]:
     """DAS with a part left out; and with its first importance measured on the text of pretraining, in two ways."""
     whole = one(z, "das", settings["das"])
-    arms = {name: replace(whole, variant=name) for name in z.parts}
-    arms |= {f"stand-in-{by}": replace(whole, method="das-stand-in", variant=by) for by in ("kl", "loss")}
-    return _first(z, arms)
+    arms = {f"stand-in-{by}": replace(whole, method="das-stand-in", variant=by) for by in ("kl", "loss")}
+    return {**ablations(z, settings), **_first(z, arms)}
+
+
+def published(scale: str, settings: Settings) -> dict[Place, Learning]:
+    """The methods and the ablations on domains of the paper; none where the scale has none.
+
+    settings: what was chosen for the model that fills in masked tokens, on the other domains.
+    """
+    z = real(scale)
+    return {**contest(z, settings), **ablations(z, settings)} if z and settings else {}
 
 
 def defects(z: Budget, settings: Settings) -> dict[Place, Learning]:

@@ -84,6 +84,13 @@ def results(store: Store, scale: str) -> dict[str, Result]:
                     if name == "ncl"
                 }
                 found |= {prefix + name: value for name, value in means(plain, BEFORE).items()}
+    masked = budget.settings(store, scale, masked=True)
+    rows = budget.finished(store, budget.published(scale, masked))
+    found |= {f"budget.real.{name}": value for name, value in means(rows, QUANTITIES).items()}
+    before = {key: row for key, row in rows.items() if key[0] == "ncl"}
+    found |= {
+        name.replace("ncl", "budget.real.untouched"): value for name, value in means(before, BEFORE).items()
+    }
     return {
         name: Result(
             value,
