@@ -19,7 +19,7 @@
 # **Goal.** Know what the numbers in this book are, where each of them comes from, and how to make them yourself. \
 # **You need.** Nothing but a shell, if you want to run it. \
 # **Paper.** None; the three papers are listed below. \
-# **Reading time.** About 8 minutes.
+# **Reading time.** About 12 minutes.
 #
 # ```{runtime} 00_how_to_read
 # ```
@@ -172,6 +172,76 @@ print("found again:", again.values == row.values)
 
 # %% [markdown]
 # A row that was damaged, or edited by hand, no longer fits its checksum: it is reported and computed again, never used.
+#
+# ## Five ideas in five minutes
+#
+# Before the parts begin, the whole book in short. We take the small model that {doc}`02_pretraining` trains: it has read documentation of programs and of a made-up world. Five things are done to it, each a short run of what a later chapter does at length. One run proves nothing, so nothing is judged here; that is what the other chapters are for.
+
+# %%
+from math import exp
+
+from kemem import plot
+from kemem.studies import courses, many, tour, tracing
+
+stops = tour.settings(scale, seed=seed, dtype=dtype)
+
+# %% [markdown]
+# *One: how widely does it use its memories?* A feed-forward layer is a set of memories, and every token uses each of them more or less. How evenly the use is spread is the *knowledge entropy* of the model. Its exponential is a number of memories: as many as would give this entropy if they were all used alike ({doc}`01_memories`, {doc}`03_entropy_decay`).
+
+# %%
+learned = tour.learning(lab, stops)
+as_it_is = learned["as it is"].values
+in_use = [exp(nats) for nats in as_it_is["before"]["layers"]]
+print(f"knowledge entropy: {as_it_is['before']['entropy']:.2f} nats")
+print(f"of {stops.plain.learning.model.setup.memories} memories a layer, as if in use:", *(f"{n:.0f}" for n in in_use))
+
+# %% [markdown]
+# *Two: what does it take in, and what does it lose?* Now the model reads text of another world, with passages on people who do not exist mixed in. $K$ is the mean log-probability of facts in these passages: it should rise. $P$ is the share of questions on its *own* world that it answers: it should stay ({doc}`04_injection`, {doc}`05_acquisition`).
+
+# %%
+from kemem.studies.outcomes import knowledge, performance
+
+for name, row in learned.items():
+    K, P = ([of(row, when) for when in ("before", "after")] for of in (knowledge, performance))
+    H = row.values["before"]["entropy"]
+    print(f"{name}: entropy at the start {H:.2f}, K {K[0]:.2f} -> {K[1]:.2f}, P {P[0]:.0%} -> {P[1]:.0%}")
+
+# %% [markdown]
+# *Three: can idle memories be woken?* The second line is the same run, but the half of the memories that were used least were made as loud as the mean one first. The entropy rises by construction, from {result}`tour.plain.entropy|.2f` to {result}`tour.woken.entropy|.2f`. The questions are whether the model then takes in more, and whether that is worth what the change costs at the start ({doc}`07_resuscitation`).
+#
+# *Four: can a new domain be learned without losing the old one?* Two domains in a row, by plain training and by DAS, which measures how important each unit is and holds it back by as much ({doc}`08_forgetting`, {doc}`09_das`, {doc}`10_methods`).
+
+# %%
+for name, row in tour.domains(lab, stops).items():
+    course = courses.course(row)
+    print(f"{name}: learned {course.learned:.2f}, forgotten of {course.names[0]} {course.forgetting:.2f} nats a token")
+
+# %% [markdown]
+# Whoever learns less, forgets less. So both numbers count, and a later chapter draws them against each other.
+#
+# *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, the fact passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into the layer that this points to, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`).
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Two places are to be expected: the subject's last token in early layers, where the fact is looked up, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
+traced = tracing.run(lab, stops.traced)
+state = traced.values["whole"]["effects"]["state"]
+roles = [role for role in tour.ROLES if role in state]
+with plot.figure(width=4.6, height=3.0) as axes:
+    shown = axes.imshow([[100 * x for x in state[role]["value"]] for role in roles], cmap="cividis", aspect="auto")
+    axes.set(
+        xticks=range(traced.values["layers"]), yticks=range(len(roles)), yticklabels=[tour.ROLES[role] for role in roles],
+        xlabel="layer", title=f"State restored ({traced.origin})",
+    )  # fmt: skip
+    axes.grid(False)
+    axes.figure.colorbar(shown, ax=axes, label="points of probability")
+
+# %%
+written = many.run(many.Benches(lab), stops.edited).values
+for score, what in (("ES", "new answer likelier"), ("PS", "also in other words"), ("NS", "other facts as they were")):
+    print(f"{what}: {written['before'][score]:.0f} % before, {written['after'][score]:.0f} % after")
+
+# %% [markdown]
+# These three numbers pull against each other: an edit that generalises to other words also reaches its neighbours.
+# The layer, the weight of what the layer held before and the reach of the edit are the best of eighteen trials on other facts: the first layer, or the first two; three weights; three reaches.
 #
 # ## Exercises
 #

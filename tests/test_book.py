@@ -346,6 +346,7 @@ def test_a_number_in_prose_is_formatted_and_tells_its_origin():
 def test_numbers_and_equations_on_a_page(tmp_path, monkeypatch):
     """A small site with the book's own extensions: the number carries its row, an unknown name is a warning."""
     from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
 
     from kemem.book import sphinx_ext
 
@@ -360,17 +361,10 @@ def test_numbers_and_equations_on_a_page(tmp_path, monkeypatch):
         "```{math}\n:label: eq-x\nx = \\ln 2\n```\n\nBy {eq}`eq-x`, $y = 1$. And $\\nosuchcommand$.\n"
     )
     warnings = io.StringIO()
-    app = Sphinx(
-        tmp_path,
-        tmp_path,
-        tmp_path / "out",
-        tmp_path / "trees",
-        "html",
-        status=None,
-        warning=warnings,
-        freshenv=True,
-    )
-    app.build()
+    out, trees = tmp_path / "out", tmp_path / "trees"
+    with docutils_namespace():  # what a build registers is forgotten after it
+        app = Sphinx(tmp_path, tmp_path, out, trees, "html", status=None, warning=warnings, freshenv=True)
+        app.build()
     page = (tmp_path / "out" / "index.html").read_text()
     assert 'title="study decay, row 0123456789abcdef, seed 0" tabindex="0"' in page or (
         'tabindex="0" title="study decay, row 0123456789abcdef, seed 0"' in page

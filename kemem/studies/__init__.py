@@ -35,6 +35,7 @@ from kemem.studies import (
     stages,
     standing,
     thousands,
+    tour,
     tracing,
     units,
     variants,
@@ -42,10 +43,10 @@ from kemem.studies import (
 from kemem.studies.lab import Result
 
 STUDIES: tuple[ModuleType, ...] = (
-    memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside, lifting,
-    resuscitating, interference, units, masking, moving, pairing, variants, standing, growing, footprint, knowing,
-    tracing, association, one_target, single_edits, thousands, relations, implications, field, released, parts,
-    sequence, critique,
+    tour, memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside,
+    lifting, resuscitating, interference, units, masking, moving, pairing, variants, standing, growing,
+    footprint, knowing, tracing, association, one_target, single_edits, thousands, relations, implications,
+    field, released, parts, sequence, critique,
 )  # fmt: skip
 
 
