@@ -15,6 +15,7 @@ import torch
 from conftest import tiny
 
 from kemem import entropy, runs, studies
+from kemem.corpora import train_tokenizer
 from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.runs import Row, Store
@@ -121,6 +122,21 @@ def test_every_scale_is_a_setup_that_can_be_built(tmp_path):
         Lab("huge", Store(tmp_path), tmp_path)
 
 
+def test_a_model_that_others_trained_is_taken_as_it_is(tmp_path):
+    model = tiny("gpt2")
+    model.save_pretrained(tmp_path / "given")
+    s = pretraining.Pretrained(TINY, stages=(1.0,), name=str(tmp_path / "given"))
+    with pytest.raises(BadInput, match="expected a tokenizer beside the weights"):
+        checkpoints.load(lab(tmp_path), s, 6)
+    train_tokenizer(["some words to learn from"] * 4, 300).save_pretrained(tmp_path / "given")
+    found, tok, place = checkpoints.load(lab(tmp_path), s, 6)
+    assert place.origin == "given" and tok("words")["input_ids"]
+    for mine, theirs in zip(found.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.double(), rtol=0, atol=0)  # in the setup's own type
+    with pytest.raises(BadInput, match="as it is at its end, step 6; got step 3"):
+        checkpoints.load(lab(tmp_path), s, 3)
+
+
 TINY = Setup(
     corpus="world:people=20,documents=300", vocabulary=320, layers=1, width=8, memories=12, heads=2, length=32, rows=4,
     steps=6, learning_rate=1e-2, weight_decay=0.1, dtype="float64",
@@ -131,7 +147,7 @@ def test_a_stage_is_live_then_shipped_then_refused_when_altered(tmp_path):
     s = pretraining.Pretraining(TINY, stages=(0.0, 1.0), held_out=400, facts=8, written=2)
     here = lab(tmp_path)
     first = checkpoints.checkpoint(here, s, 6)  # trains
-    assert not first.shipped and (first.path / "model.safetensors").is_file()
+    assert first.origin == "live" and (first.path / "model.safetensors").is_file()
     pretraining.run(here, s)
     target = checkpoints.ship(here, s, "tiny")
     document = json.loads((target / "recipe.json").read_text())
@@ -139,13 +155,13 @@ def test_a_stage_is_live_then_shipped_then_refused_when_altered(tmp_path):
 
     elsewhere = Lab("smoke", Store(tmp_path / "other"), tmp_path)
     found = checkpoints.checkpoint(elsewhere, s, 6)
-    assert found.shipped and found.path == target / "step6"
+    assert found.origin == "shipped" and found.path == target / "step6"
     live, _, _ = checkpoints.load(here, s, 6)
     shipped, _, _ = checkpoints.load(elsewhere, s, 6)
     for a, b in zip(live.parameters(), shipped.parameters(), strict=True):
         torch.testing.assert_close(b, a.half().double(), rtol=0, atol=0)
 
-    assert checkpoints.checkpoint(replace(elsewhere, retrain=True), s, 6).shipped is False
+    assert checkpoints.checkpoint(replace(elsewhere, retrain=True), s, 6).origin == "live"
     third = Lab("smoke", Store(tmp_path / "third"), tmp_path)
     weights = target / "step6" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")

@@ -149,7 +149,7 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         model, tok, found = checkpoints.load(lab, s.model, s.step)
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
         text = read(s.corpus)
         provenance["corpus"] = {"spec": s.corpus, "digest": text.digest, "versions": text.versions}
         told = fictional(s)

@@ -72,7 +72,7 @@ def run(lab: Lab, s: Arm, recorded: bool = False) -> Row:
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         of = s.learning
         model, tok, found = checkpoints.load(lab, of.model, of.step)
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
         text = read(of.corpus)
         provenance["corpus"] = {"spec": of.corpus, "digest": text.digest, "versions": text.versions}
         usage = usage_of(lab, of.model.setup, s.texts, model, tok)

@@ -17,17 +17,18 @@ from kemem import models
 from kemem.errors import BadInput
 from kemem.runs import digest
 from kemem.studies.lab import Lab
-from kemem.studies.pretraining import STUDY, VERSION, Pretraining, Watch, folder, run
+from kemem.studies.pretraining import STUDY, VERSION, Pretrained, Pretraining, Watch, folder, run
 from kemem.studies.setup import train
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A stage of the model on disk. `shipped` ones came with the book, in half precision."""
+    """A stage of the model on disk. Shipped ones are in half precision."""
 
     path: Path
     step: int
-    shipped: bool
+    origin: str
+    """live: trained here; shipped: it came with the book; given: others trained it."""
 
 
 def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
@@ -44,16 +45,29 @@ def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
     with FileLock(lock):  # rows made side by side ask for stages of one model
         if not (path / "config.json").is_file():
             train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=Watch(lab, s).stage)
-    return Checkpoint(path, step, shipped=False)
+    return Checkpoint(path, step, "live")
 
 
 def load(
     lab: Lab, s: Pretraining, step: int, *, dtype: str | None = None
 ) -> tuple[nn.Module, Any, Checkpoint]:
     """A stage of the model, its tokenizer, and where they came from."""
+    if isinstance(s, Pretrained):
+        return _given(lab, s, step, dtype or s.setup.dtype)
     found = checkpoint(lab, s, step)
     model, tok = models.load(str(found.path), device=lab.device, dtype=dtype or s.setup.dtype)
     return model, tok, found
+
+
+def _given(lab: Lab, s: Pretrained, step: int, dtype: str) -> tuple[nn.Module, Any, Checkpoint]:
+    if step != s.steps[-1]:
+        raise BadInput(f"{s.name} is taken as it is at its end, step {s.steps[-1]}; got step {step}.")
+    model, tok = models.load(s.name, revision=s.revision or None, device=lab.device, dtype=dtype)
+    if tok is None:
+        raise BadInput(
+            f"expected a tokenizer beside the weights of {s.name}; got none; use a folder that has one."
+        )
+    return model, tok, Checkpoint(Path(s.name), step, "given")
 
 
 def _shipped(lab: Lab, s: Pretraining, step: int) -> Checkpoint | None:
@@ -67,7 +81,7 @@ def _shipped(lab: Lab, s: Pretraining, step: int) -> Checkpoint | None:
             raise BadInput(
                 f"the shipped checkpoint {path} is not what its recipe says (checksum); check it out again."
             )
-        return Checkpoint(path, step, shipped=True)
+        return Checkpoint(path, step, "shipped")
     return None
 
 

@@ -193,7 +193,7 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
 
 def _course(lab: Lab, s: Learning, provenance: dict[str, Any]) -> dict[str, Any]:
     model, tok, found = checkpoints.load(lab, s.model, s.step, dtype=s.dtype)
-    provenance["checkpoints"] = "shipped" if found.shipped else "live"
+    provenance["checkpoints"] = found.origin
     goal = objective(s.model.setup, tok)
     given = named.Given(s.steps, longest(model, s.length), goal, s.seed, Memories(model).width)
     length = (

@@ -50,7 +50,7 @@ def run(lab: Lab, s: Footprint) -> Row:
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         course = s.course
         model, tok, found = checkpoints.load(lab, course.model, course.step, dtype=course.dtype)
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
         goal = objective(course.model.setup, tok)
         given = named.Given(
             course.steps, longest(model, course.length), goal, course.seed, Memories(model).width

@@ -164,7 +164,7 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
 
 def _course(lab: Lab, s: Learning, provenance: dict[str, Any]) -> dict[str, Any]:
     model, tok, found = checkpoints.load(lab, s.model, s.step, dtype=s.dtype)
-    provenance["checkpoints"] = "shipped" if found.shipped else "live"
+    provenance["checkpoints"] = found.origin
     goal, batch_size = objective(s.model.setup, tok), lab.batch_size or 32
     sources = [courses.source(spec, s.part) for spec in s.domains]
     provenance["corpus"] = {

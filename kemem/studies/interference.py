@@ -88,7 +88,7 @@ def run(lab: Lab, s: Interference) -> Row:
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         of = s.course
         model, tok, found = checkpoints.load(lab, of.model, of.step, dtype=of.dtype)
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
         sources = [courses.source(spec, of.part) for spec in of.domains]
         provenance["corpus"] = {
             x.spec: {"digest": x.corpus.digest, "versions": x.corpus.versions} for x in sources

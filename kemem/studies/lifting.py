@@ -43,7 +43,7 @@ def run(lab: Lab, s: Lifting) -> Row:
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         of = s.learning
         model, tok, found = checkpoints.load(lab, of.model, of.step)
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
 
         def usage() -> Tensor:
             return usage_of(lab, of.model.setup, s.texts, model, tok)

@@ -88,7 +88,7 @@ def opened(
 ) -> Opened:
     """count: of domains, from the first; None: all. test_tokens: of each domain's test text; None: one row."""
     model, tok, found = checkpoints.load(lab, s.model, s.step, dtype=s.dtype)
-    provenance["checkpoints"] = "shipped" if found.shipped else "live"
+    provenance["checkpoints"] = found.origin
     tokens = test_tokens or s.length
     domains, texts = [], {}
     for spec in s.domains[:count]:

@@ -63,7 +63,7 @@ def run(lab: Lab, s: Looking) -> Row:
         model, tok, found = checkpoints.load(lab, s.model, s.model.steps[-1], dtype=s.dtype)
         text = read(s.model.setup.corpus)
         provenance["corpus"] = {"spec": text.spec, "digest": text.digest, "versions": text.versions}
-        provenance["checkpoints"] = "shipped" if found.shipped else "live"
+        provenance["checkpoints"] = found.origin
         long = [
             t for t in text.part("test") if len(t) >= 3 * s.length
         ]  # a token has about four letters, at least

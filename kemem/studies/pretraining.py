@@ -48,6 +48,16 @@ class Pretraining:
         return self.setup.at(self.stages)
 
 
+@dataclass(frozen=True)
+class Pretrained(Pretraining):
+    """A model that others trained, at its end. `setup`: its shape, its tokenizer and text like what it has read."""
+
+    name: str = ""
+    """Of the hub, or a folder."""
+    revision: str = ""
+    """A branch, tag or commit, or how one branch begins; empty: the main branch."""
+
+
 LAPTOP = Setup(
     corpus="world:people=100,documents=24000+docstrings:limit=2500", vocabulary=2048,
     layers=4, width=96, memories=384, heads=4, length=96, rows=16, steps=4000,

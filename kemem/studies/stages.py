@@ -85,7 +85,7 @@ def measured(lab: Lab, s: Measured, *, recorded: bool = False) -> Row:
 def _load(lab: Lab, s: Measured, revision: str) -> tuple[nn.Module, Any, str]:
     if isinstance(s.model, Pretraining):
         model, tok, found = checkpoints.load(lab, s.model, int(revision.removeprefix("step")), dtype=s.dtype)
-        return model, tok, "shipped" if found.shipped else "live"
+        return model, tok, found.origin
     model, tok = models.load(s.model, revision=revision or None, device=lab.device, dtype=s.dtype)
     if tok is None:
         raise BadInput(
