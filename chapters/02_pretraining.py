@@ -155,7 +155,7 @@ plot.table(
 # done; over what a card can do at most it is the *model FLOPs utilisation* (MFU) {cite}`chowdhery2023palm`, given where that maximum is known.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
-spent = cost.training(row)
+spent = cost.training(row) if history else {}
 plot.table(
     [
         ("device", row.provenance["device"]),
@@ -163,7 +163,9 @@ plot.table(
         ("operations a token", f"{spent['flops_per_token'] / 1e6:,.1f} million"),
         ("operations a second", f"{spent['flops_per_second'] / 1e9:,.1f} billion"),
         ("MFU", "not given: no maximum is published for it" if spent["mfu"] is None else f"{100 * spent['mfu']:.1f} %"),
-    ],
+    ]
+    if spent
+    else [("trained by its authors", "not measured")],
     ("", f"this model ({row.origin})"),
 )
 
@@ -191,7 +193,8 @@ with plot.figure(height=3.6) as axes:
     for i, kind in enumerate(kinds):
         plot.series(axes, [s["tokens"] / 1e6 for s in seen], [100 * s["known"][kind] for s in seen], f"{kind}, {v['asked'][kind]} asked", origin=row.origin, index=i)
     axes.set(xlabel="tokens read (millions)", ylabel="known (%)", title="Facts known over training", ylim=(-2, 102))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if kinds:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 # %% tags=["hide-input"]
 plot.table(

@@ -70,10 +70,10 @@ print(f"recorded: {sum(len(r) for each in recorded.values() for r in each.values
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-rivals-settings", "caption": "Acquisition (top) and forgetting (bottom) against the stage that learning starts from, in each setting (paper: tables 1 and 2, figure 13). Lines: mean over models, band from lowest to highest; grey: the baseline. Stars: OLMo-1B in the paper's setting of that kind, where it prints one."}, "image": {"alt": "Two rows of small panels, one column a setting: acquisition and forgetting in percent against the share of the schedule, with the baseline in grey and published values as stars."}}
 shares = [100 * share for share in arms.SCALES[lab.scale].stages]
-PRINTED = {"batch x 5": "batch x 16", "rate x 2.5": "rate x 2.5", "rate / 4": "rate / 4", "3 epochs": "3 epochs"}
+PRINTED = {"batch x 5": "batch x 16", **{name: name for name in ("batch x 16", "rate x 2.5", "rate / 4", "3 epochs")}}
 robust = [
     name
-    for name in ("batch x 5", "rate x 2.5", "rate / 4", "3 epochs", "own world", "smaller model")
+    for name in ("batch x 5", "batch x 16", "rate x 2.5", "rate / 4", "3 epochs", "own world", "C4", "smaller model")
     if name in recorded
 ]
 
@@ -243,19 +243,22 @@ plot.table(
 
 # %%
 unbroken = inside.table(lab)
-print(f"{len(unbroken)} recorded runs of pretraining, told at the steps {', '.join(map(str, unbroken[0].values['starts']))}")
+starts = ", ".join(map(str, unbroken[0].values["starts"])) if unbroken else "none: others trained the model"
+print(f"{len(unbroken)} recorded runs of pretraining, told at the steps {starts}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-rivals-inside", "caption": "Passages told inside pretraining: acquisition over the steps in which they are told, what is left of it at the end of pretraining, and over the same steps the change of passages that nobody has told yet. Mean over models, band from lowest to highest."}, "image": {"alt": "Acquisition against the stage at which passages are told inside pretraining, with what is left at the end and with the drift of untold passages."}}
 with plot.figure(height=3.2) as axes:
-    told = [100 * share for share in inside.SCALES[lab.scale].stages]
+    told = [100 * share for share in inside.SCALES[lab.scale].stages] if unbroken else []
     for index, (of, label) in enumerate(
         ((inside.acquired, "while they are told"), (inside.kept, "left at the end"), (inside.drifted, "not told yet"))
     ):
         values = [[100 * v for v in of(r)] for r in unbroken]
-        plot.spread(axes, told[: len(values[0])], values, label, index=index)
+        if values:
+            plot.spread(axes, told[: len(values[0])], values, label, index=index)
     axes.axhline(0, color="#999999", linewidth=1)
     axes.set(xlabel="stage at which they are told (% of the schedule)", ylabel="A (%)", title="Told inside pretraining")
-    axes.legend()
+    if unbroken:
+        axes.legend()
 
 # %% [markdown]
 # ## What is the middle?
@@ -272,14 +275,15 @@ with plot.figure(columns=2, height=3.2) as panels:
             values = [[midstage.OUTCOMES[outcome](r) for r in each] for each in seeds.values()]
             plot.spread(axes, x, values, name, index=index)
         axes.set(xlabel="stage (% of its schedule)", ylabel=f"{outcome} at the end ({unit})", title=f"{outcome} at the end")
-    panels[0].legend()
+    if schedules:
+        panels[0].legend()
 
 # %% tags=["hide-input"]
 plot.table(
     [
         (f"{outcome} at the end", each.predictor, each.regret.short(3))
         for outcome in midstage.OUTCOMES
-        for each in midstage.predictions(schedules, outcome)
+        for each in (midstage.predictions(schedules, outcome) if schedules else ())
     ],
     ("best by", "predicted by", "regret: nats for K, points for P; all runs as independent"),
 )

@@ -39,7 +39,7 @@ stage = 1.0  # share of the schedule from which the live runs start
 
 # %%
 from kemem import book, claims, plot
-from kemem.studies import arms, lifting, resuscitating
+from kemem.studies import arms, lifting, outcomes, resuscitating
 
 lab = book.open_chapter("07_resuscitation", globals())
 BASELINE, lift = resuscitating.BASELINE, resuscitating.lift
@@ -107,7 +107,7 @@ plot.table(
             f"{start['entropy']:.2f}",
             f"{100 * start['effective_share']:.0f} %",
             f"{solved(start):.1f} %",
-            f"{start['loss']['world']:.2f}",
+            f"{outcomes.own_loss(start):.2f}",
         )
         for name, start in ((name, starts[name]) for name in ("unchanged", "lifted", "same function"))
     ],
@@ -315,7 +315,8 @@ plot.table(
 # model, pretrained on the same text along the same schedule:
 
 # %% tags=["hide-input"]
-gains_table(recorded["ungated"], [name for name in recorded["ungated"] if name != BASELINE])
+without = recorded.get("ungated", {})  # none at paper scale
+gains_table(without, [name for name in without if name != BASELINE])
 
 # %% [markdown]
 # ## What holds here

@@ -6,16 +6,26 @@ import gzip
 import itertools
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy
 import pytest
 
-from kemem import entropy
+from kemem import entropy, harness
 from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import acquiring, checkpoints, outcomes, pretraining, realpassages, realtext, tables
+from kemem.studies import (
+    acquiring,
+    checkpoints,
+    outcomes,
+    pretraining,
+    realpassages,
+    realtext,
+    robustness,
+    tables,
+)
 from kemem.studies.lab import Lab
 from kemem.studies.setup import Setup
 from kemem.world import World
@@ -105,7 +115,27 @@ def test_settings_follow_the_paper_where_they_can():
     with pytest.raises(BadInput, match="a stage is one of the shares"):
         acquiring.settings("laptop", share=0.3)
     with pytest.raises(BadInput, match="sizes at the scales"):
-        acquiring.settings("paper")
+        acquiring.settings("huge")
+
+
+def test_at_paper_scale_they_are_the_papers_own():
+    s = acquiring.settings("paper", share=369_000 / 738_020)
+    assert (s.steps, s.rows, s.model.setup.length) == (1600, 128, 1024) and s.step == 369_000
+    assert s.steps * s.rows * s.model.setup.length == 209_715_200
+    assert (s.learning_rate, s.recipe().warmup_steps, s.recipe().precision) == (4e-4, 80, "bfloat16")
+    assert s.model.at(s.step) == "step369000" and s.harness == tuple(harness.SIX)
+    batch = robustness.SETTINGS["batch x 16"]("paper", 0, 1.0).learning
+    assert (batch.steps, batch.rows) == (100, 2048)
+    more, less = (robustness.SETTINGS[name]("paper", 0, 1.0).learning for name in ("rate x 2.5", "rate / 4"))
+    assert (more.learning_rate, less.learning_rate) == pytest.approx((1e-3, 1e-4))
+
+
+def test_a_missing_harness_is_told_before_a_model_is_fetched(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    monkeypatch.setattr(checkpoints, "load", lambda *_: pytest.fail("a model was read"))
+    here = Lab("paper", Store(tmp_path), tmp_path)
+    with pytest.raises(BadInput, match="expected the lm-evaluation-harness"):
+        acquiring.run(here, acquiring.settings("paper"))
 
 
 def test_the_starts_behind_the_printed_tables_agree():

@@ -287,8 +287,8 @@ def test_arms_of_a_scale():
     assert (s.learning.step, s.learning.seed, s.learning.model.setup.seed, s.seed) == (2000, 2, 2, 2)
     assert (s.wake, s.texts, s.learning.epochs, s.learning.steps) == (0.5, 7, 3, 600)
     assert s.learning.learning_rate == 4e-3 and s.told == s.learning.corpus
-    with pytest.raises(BadInput, match=r"arms .* have sizes at the scales .* got 'paper'"):
-        arms.settings("paper")
+    with pytest.raises(BadInput, match=r"arms .* have sizes at the scales .* got 'huge'"):
+        arms.settings("huge")
     for model in (None, robustness.smaller("laptop")):
         with pytest.raises(BadInput, match="a stage is one of the shares"):
             arms.settings("laptop", share=0.3, model=model)
@@ -362,7 +362,7 @@ DIFFER = {
 
 
 @pytest.mark.parametrize("share", arms.SCALES["laptop"].stages)
-@pytest.mark.parametrize("name", robustness.SETTINGS)
+@pytest.mark.parametrize("name", robustness.names("laptop"))
 def test_one_factor_differs_from_the_baseline(name, share):
     base, other = (flat(canonical(robustness.SETTINGS[n]("laptop", 1, share))) for n in (BASELINE, name))
     assert base.keys() == other.keys()

@@ -133,7 +133,7 @@ def test_a_model_that_others_trained_is_taken_as_it_is(tmp_path):
     assert place.origin == "given" and tok("words")["input_ids"]
     for mine, theirs in zip(found.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs.double(), rtol=0, atol=0)  # in the setup's own type
-    with pytest.raises(BadInput, match="as it is at its end, step 6; got step 3"):
+    with pytest.raises(BadInput, match="is taken at the steps 6; got 3"):
         checkpoints.load(lab(tmp_path), s, 3)
 
 

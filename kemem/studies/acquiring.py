@@ -15,11 +15,12 @@ from typing import Any
 import numpy
 from torch import nn
 
-from kemem import corpora, entropy, evaluation, models, training
+from kemem import corpora, entropy, evaluation, harness, models, training
 from kemem.corpora import instances, specs
 from kemem.corpora.files import expanded
 from kemem.entropy import Passage, passages, schedule
 from kemem.errors import BadInput
+from kemem.harness import SIX
 from kemem.runs import Row, Store
 from kemem.studies import checkpoints, pool, pretraining
 from kemem.studies.lab import Lab, Result
@@ -34,6 +35,7 @@ STUDY, PUBLISHED = "acquisition", "published_passages"
 VERSION = 1
 CHAPTER = "05_acquisition"
 ROWS = {STUDY: VERSION, PUBLISHED: VERSION}
+EndTasks = dict[str, list[Question]] | harness.Loaded
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,26 @@ class Learning:
             weight_decay=self.weight_decay, epsilon=1e-5, seed=self.seed,
         )  # fmt: skip
 
+    def end_tasks(self) -> EndTasks:
+        """What the model could do before; needs no model, so that what is missing is told early."""
+        return questions(self.model.setup.corpus, self.tasks)
+
+
+@dataclass(frozen=True)
+class Benchmarked(Learning):
+    """With public end tasks, as the evaluation harness asks them, in place of questions on the model's own world."""
+
+    harness: tuple[str, ...] = tuple(SIX)
+    include: str = ""
+    """A folder with tasks of the harness; empty: its own."""
+    precision: str = "bfloat16"
+
+    def recipe(self) -> training.Recipe:
+        return replace(super().recipe(), precision=self.precision)
+
+    def end_tasks(self) -> EndTasks:
+        return harness.load(self.harness, include=expanded(self.include) if self.include else None)
+
 
 @dataclass(frozen=True)
 class Published:
@@ -106,6 +128,12 @@ def _base(scale: str, corpus: str, **sizes: Any) -> Learning:
     return Learning(model, model.steps[-1], corpus, learning_rate=model.setup.learning_rate, **sizes)
 
 
+def _rows_of(length: int) -> Pretraining:
+    model = pretraining.SCALES["paper"]
+    return replace(model, setup=model.setup.with_(length=length))
+
+
+OLMO = _rows_of(1024)
 SCALES: dict[str, Sizes] = {
     "smoke": Sizes(
         _base(
@@ -128,6 +156,14 @@ SCALES: dict[str, Sizes] = {
         ),
         (0,), (0.1, 0.2, 0.35, 0.5, 0.75, 1.0), Published(),
     ),
+    # B.4.1: 1,600 steps of 128 rows of 1,024 tokens. The passages of the hub have no paraphrases, so the released files
+    "paper": Sizes(
+        Benchmarked(
+            OLMO, OLMO.steps[-1], "hub:pubmed:limit=900000", paraphrased=70, once=60, slots=10, interval=160, rows=128,
+            learning_rate=OLMO.setup.learning_rate, tasks=0, held_out=200_000, instances=2048, source=Published.folder,
+        ),
+        (0,), OLMO.stages, Published(),
+    ),
 }  # fmt: skip
 
 
@@ -136,7 +172,7 @@ def settings(scale: str, *, seed: int = 0, share: float = 1.0, **changes: Any) -
     if scale not in SCALES:
         raise BadInput(f"continual learning has sizes at the scales {', '.join(SCALES)}; got {scale!r}.")
     base = SCALES[scale].base
-    model = pretraining.settings(scale, seed=seed)
+    model = replace(base.model, setup=base.model.setup.with_(seed=seed), seed=seed)
     (step,) = model.setup.at((share,))
     if step not in model.steps:
         shares = ", ".join(f"{s:g}" for s in model.stages)
@@ -148,12 +184,13 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
     """The row of one run."""
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        tasks = s.end_tasks()
         model, tok, found = checkpoints.load(lab, s.model, s.step)
         provenance["checkpoints"] = found.origin
         text = read(s.corpus)
         provenance["corpus"] = {"spec": s.corpus, "digest": text.digest, "versions": text.versions}
         told = fictional(s)
-        watch = Watch(lab, s, tok)
+        watch = Watch(lab, s, tok, tasks)
         data = blocks(lab, s.model.setup, s.corpus, "train")
         plan = schedule(told, tok, slots=s.slots, interval=s.interval)
         first = watch(model)
@@ -176,10 +213,10 @@ def run(lab: Lab, s: Learning, recorded: bool = False) -> Row:
 class Watch:
     """End tasks, losses and entropy of a model, the same texts and questions each time."""
 
-    def __init__(self, lab: Lab, s: Learning, tok: Any) -> None:
+    def __init__(self, lab: Lab, s: Learning, tok: Any, tasks: EndTasks) -> None:
         own = s.model.setup.corpus
         self.tokenizer, self.length, self.batch_size = tok, s.model.setup.length, lab.batch_size or 32
-        self.tasks = questions(own, s.tasks)
+        self.tasks = tasks
         named = {**sources(own), "new domain": s.corpus}
         self.texts = {
             name: blocks(lab, s.model.setup, spec, "test", limit=s.held_out) for name, spec in named.items()
@@ -194,12 +231,18 @@ class Watch:
         )  # fmt: skip
         return {
             **stage(found),
-            "tasks": {kind: self.known(model, asked) for kind, asked in self.tasks.items()},
+            "tasks": self.solved(model),
             "loss": {
                 name: evaluation.loss(model, text, batch_size=self.batch_size)
                 for name, text in self.texts.items()
             },
         }
+
+    def solved(self, model: nn.Module) -> dict[str, float]:
+        """Of each end task the share answered right."""
+        if isinstance(self.tasks, harness.Loaded):
+            return harness.accuracies(model, self.tokenizer, self.tasks, batch_size=self.batch_size)
+        return {kind: self.known(model, asked) for kind, asked in self.tasks.items()}
 
     def known(self, model: nn.Module, asked: list[Question]) -> float:
         return evaluation.cloze(

@@ -71,6 +71,7 @@ def run(lab: Lab, s: Arm, recorded: bool = False) -> Row:
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         of = s.learning
+        tasks = of.end_tasks()
         model, tok, found = checkpoints.load(lab, of.model, of.step)
         provenance["checkpoints"] = found.origin
         text = read(of.corpus)
@@ -80,7 +81,7 @@ def run(lab: Lab, s: Arm, recorded: bool = False) -> Row:
         if s.edit:
             usage = usage_of(lab, of.model.setup, s.texts, model, tok)
         told = fictional(replace(of, corpus=s.told))
-        watch = Watch(lab, of, tok)
+        watch = Watch(lab, of, tok, tasks)
         plan = entropy.schedule(told, tok, slots=of.slots, interval=of.interval)
         data = blocks(lab, of.model.setup, of.corpus, "train")
         recipe = in_pieces(lab, replace(of.recipe(), optimizer=s.optimizer, checkpoints=(of.steps,)))
@@ -175,6 +176,7 @@ SCALES: dict[str, Sizes] = {
         "laptop", (0.2, 0.5, 0.75, 1.0), paraphrased=10, once=20, interval=20, rows=16, held_out=6000
     ),
     "gpu": replace(_sizes("gpu", (0.2, 0.5, 0.75, 1.0)), seeds=(0, 1, 2)),
+    "paper": _sizes("paper", acquiring.SCALES["paper"].stages),
 }  # fmt: skip
 
 

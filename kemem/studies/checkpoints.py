@@ -17,7 +17,7 @@ from kemem import models
 from kemem.errors import BadInput
 from kemem.runs import digest
 from kemem.studies.lab import Lab
-from kemem.studies.pretraining import STUDY, VERSION, Pretrained, Pretraining, Watch, folder, run
+from kemem.studies.pretraining import STUDY, VERSION, Pretrained, Pretraining, Watch, folder, given, run
 from kemem.studies.setup import train
 
 
@@ -53,21 +53,11 @@ def load(
 ) -> tuple[nn.Module, Any, Checkpoint]:
     """A stage of the model, its tokenizer, and where they came from."""
     if isinstance(s, Pretrained):
-        return _given(lab, s, step, dtype or s.setup.dtype)
+        model, tok = given(lab, s, step, dtype or s.setup.dtype)
+        return model, tok, Checkpoint(Path(s.name), step, "given")
     found = checkpoint(lab, s, step)
     model, tok = models.load(str(found.path), device=lab.device, dtype=dtype or s.setup.dtype)
     return model, tok, found
-
-
-def _given(lab: Lab, s: Pretrained, step: int, dtype: str) -> tuple[nn.Module, Any, Checkpoint]:
-    if step != s.steps[-1]:
-        raise BadInput(f"{s.name} is taken as it is at its end, step {s.steps[-1]}; got step {step}.")
-    model, tok = models.load(s.name, revision=s.revision or None, device=lab.device, dtype=dtype)
-    if tok is None:
-        raise BadInput(
-            f"expected a tokenizer beside the weights of {s.name}; got none; use a folder that has one."
-        )
-    return model, tok, Checkpoint(Path(s.name), step, "given")
 
 
 def _shipped(lab: Lab, s: Pretraining, step: int) -> Checkpoint | None:

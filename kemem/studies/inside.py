@@ -139,7 +139,9 @@ def run(lab: Lab, s: Inside, recorded: bool = False) -> Row:
 
 
 def table(lab: Lab) -> list[Row]:
-    """One row a seed, recorded."""
+    """One row a seed, recorded; none at paper scale, where pretraining is others' work."""
+    if lab.scale not in SCALES:
+        return []
     return pool.rows(lab, [(run, (settings(lab.scale, seed), True)) for seed in arms.SCALES[lab.scale].seeds])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kemem import entropy, models
 from kemem.runs import Row, Store
-from kemem.studies import acquiring, checkpoints
+from kemem.studies import acquiring, checkpoints, outcomes
 from kemem.studies.acquiring import Learning, Watch
 from kemem.studies.arms import usage_of
 from kemem.studies.lab import Lab, Result
@@ -42,13 +42,14 @@ def run(lab: Lab, s: Lifting) -> Row:
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         of = s.learning
+        tasks = of.end_tasks()
         model, tok, found = checkpoints.load(lab, of.model, of.step)
         provenance["checkpoints"] = found.origin
 
         def usage() -> Tensor:
             return usage_of(lab, of.model.setup, s.texts, model, tok)
 
-        watch = Watch(lab, of, tok)
+        watch = Watch(lab, of, tok, tasks)
         before = usage()
         factors = entropy.multiplier(before, s.fraction, s.gain)
         predicted = before.double() * factors
@@ -94,5 +95,5 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         tasks = start["tasks"]
         found[f"lifting.{name}.H"] = Result(start["entropy"], "nats", origin)
         found[f"lifting.{name}.P"] = Result(100 * sum(tasks.values()) / len(tasks), "%", origin)
-        found[f"lifting.{name}.loss"] = Result(start["loss"]["world"], "nats/token", origin)
+        found[f"lifting.{name}.loss"] = Result(outcomes.own_loss(start), "nats/token", origin)
     return found

@@ -48,6 +48,7 @@ class Looking:
 SIZES = {
     "smoke": {"instances": 24, "length": 48, "removed": 8, "dtype": "float64"},
     "gpu": {"length": 512, "instances": 48},
+    "paper": {"length": 256, "instances": 24},  # all coefficients are kept: three gigabytes
 }
 
 

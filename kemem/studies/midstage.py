@@ -15,7 +15,7 @@ from kemem.studies import arms, pool
 from kemem.studies.arms import Arm, settings
 from kemem.studies.findings import Change, change
 from kemem.studies.lab import Lab, Result
-from kemem.studies.outcomes import knowledge, performance
+from kemem.studies.outcomes import knowledge, own_loss, performance
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.robustness import smaller
 from kemem.studies.setup import Setup
@@ -23,12 +23,15 @@ from kemem.studies.setup import Setup
 CHAPTER = "06_rivals"
 STUDY, VERSION = arms.STUDY, arms.VERSION
 ROWS: dict[str, int] = {}  # its rows are those of `arms`, which chapter 06 declares
+# at paper scale none: nobody trains that model again along other schedules
 STAGES = {"smoke": (0.2, 0.5, 1.0), "laptop": (0.2, 0.35, 0.5, 0.75, 1.0), "gpu": (0.2, 0.35, 0.5, 0.75, 1.0)}
 HALF = "half of the schedule"
 
 
 def schedules(scale: str, seed: int = 0) -> dict[str, Pretraining]:
-    """One model, pretrained along a cosine, one of half the length, and at a constant rate."""
+    """One model, pretrained along a cosine, one of half the length, and at a constant rate; none where none is."""
+    if scale not in STAGES:
+        return {}
     whole = smaller(scale, seed)
     found = {
         "cosine": whole,
@@ -61,7 +64,7 @@ def table(lab: Lab) -> Found:
     # seeds innermost: neighbours in the pool then wait for different models to be trained, not for one
     places = [
         (name, seed, i)
-        for i in range(len(STAGES[lab.scale]))
+        for i in range(len(STAGES.get(lab.scale, ())))
         for name, seeds in wanted.items()
         for seed in seeds
     ]
@@ -108,7 +111,7 @@ OUTCOMES: dict[str, Callable[[Row], float]] = {
 PREDICTORS: dict[str, Callable[[Row], float]] = {
     "share of the schedule": share,
     "entropy H": lambda row: row.values["before"]["entropy"],
-    "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
+    "loss on its own world": lambda row: own_loss(row.values["before"]),
     "rate, as a share of the peak": rate,
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from scipy import stats
 
@@ -31,6 +33,12 @@ def performance(row: Row, when: str) -> float:
     return sum(tasks.values()) / len(tasks)
 
 
+def own_loss(at: Mapping[str, Any]) -> float:
+    """Loss on the model's own world, or where it has read of none on the first part of its own text."""
+    loss = at["loss"]
+    return float(loss["world"] if "world" in loss else next(iter(loss.values())))
+
+
 def acquired(row: Row, **of: str) -> float:
     """A of a run, a fraction of |K before|."""
     return entropy.acquisition(knowledge(row, "before", **of), knowledge(row, "after", **of))
@@ -50,7 +58,7 @@ def correlations(models: dict[int, list[Row]]) -> dict[str, dict[str, findings.C
     sources = {
         "entropy H": lambda row: row.values["before"]["entropy"],
         "stage": lambda row: row.settings["step"],
-        "loss on its own world": lambda row: row.values["before"]["loss"]["world"],
+        "loss on its own world": lambda row: own_loss(row.values["before"]),
     }
     found: dict[str, dict[str, findings.Change | None]] = {}
     for name, read_ in sources.items():

@@ -50,12 +50,20 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Pretrained(Pretraining):
-    """A model that others trained, at its end. `setup`: its shape, its tokenizer and text like what it has read."""
+    """A model that others trained. `setup`: its shape, its tokenizer, its schedule and text like what it has read."""
 
     name: str = ""
     """Of the hub, or a folder."""
     revision: str = ""
-    """A branch, tag or commit, or how one branch begins; empty: the main branch."""
+    """A branch, tag or commit, or how one branch begins, with {step} for the stage's step; empty: the main branch."""
+
+    def at(self, step: int) -> str | None:
+        """The revision of a stage."""
+        if step not in self.steps:
+            raise BadInput(
+                f"{self.name} is taken at the steps {', '.join(map(str, self.steps))}; got {step}."
+            )
+        return self.revision.format(step=step) or None
 
 
 LAPTOP = Setup(
@@ -82,12 +90,15 @@ SCALES: dict[str, Pretraining] = {
         ),
         held_out=400_000, facts=1000,
     ),
-    "paper": Pretraining(
+    # nobody trains it again: its authors' checkpoints are read, at the four steps of the paper's tables
+    "paper": Pretrained(
         Setup(
-            corpus="hub:allenai/dolma:limit=2048", vocabulary=50280, tokenizer="allenai/OLMo-1B-hf",
+            corpus="hub:dolma:limit=2048", vocabulary=50280, tokenizer="allenai/OLMo-1B-hf",
             layers=16, width=2048, memories=8192, heads=16, length=2048, rows=2048, steps=738_020,
             learning_rate=4e-4, weight_decay=0.1, precision="bfloat16", compile=True, warmup_share=0.0027,
         ),
+        stages=tuple(step / 738_020 for step in (117_850, 369_000, 554_000, 738_020)),
+        name="allenai/OLMo-1B-hf", revision="step{step}",
     ),
 }  # fmt: skip
 
@@ -123,6 +134,10 @@ def settings(
     if family is not None and family not in models.FAMILIES:
         known = ", ".join(sorted(models.FAMILIES))
         raise BadInput(f"the model of this chapter is a family, one of {known}; got {family!r}.")
+    if family is not None and isinstance(base, Pretrained):
+        raise BadInput(
+            f"at this scale the model is {base.name}, as it was trained; got {family!r}; leave it out."
+        )
     given = {"corpus": corpus, "dtype": dtype, "family": family}
     setup = base.setup.with_(seed=seed, **{name: v for name, v in given.items() if v is not None})
     held_out = base.held_out if instances is None else instances * setup.length
@@ -138,10 +153,15 @@ def small_card(device: str | None) -> bool:
 
 
 def run(lab: Lab, s: Pretraining) -> Row:
-    """Train (or go on, or read) the model of these settings; checkpoints are kept beside the run store."""
+    """Train (or go on, or read) the model of these settings; checkpoints are kept beside the run store.
+
+    One that others trained is looked at, stage by stage: its row has no history.
+    """
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         watch = Watch(lab, s)
+        if isinstance(s, Pretrained):
+            return _seen(lab, s, watch, provenance)
         _, history, found = train(lab, s.setup, folder(lab, s), keep=s.steps, at_checkpoint=watch.stage)
         provenance.update(found)
         if history.steps:
@@ -153,6 +173,32 @@ def run(lab: Lab, s: Pretraining) -> Row:
         }  # fmt: skip
 
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
+
+
+def _seen(lab: Lab, s: Pretrained, watch: Watch, provenance: dict[str, Any]) -> dict[str, Any]:
+    stages = []
+    for done, step in enumerate(s.steps, start=1):
+        model, tok = given(lab, s, step, s.setup.dtype)
+        stages.append({"step": step, **watch.stage(model, step)})
+        if lab.progress:
+            lab.progress(done, len(s.steps), "stages")
+    text = read(s.setup.corpus)
+    provenance["corpus"] = {"spec": s.setup.corpus, "digest": text.digest, "versions": text.versions}
+    return {
+        "history": [], "stages": stages, "tokens": s.setup.tokens,
+        "parameters": sum(p.numel() for p in model.parameters()), "vocabulary": len(tok),
+        "time_constants": s.setup.recipe().time_constants, "asked": watch.asked,
+    }  # fmt: skip
+
+
+def given(lab: Lab, s: Pretrained, step: int, dtype: str) -> tuple[nn.Module, Any]:
+    """A stage of a model that others trained, and its tokenizer. Refused: one without a tokenizer, another step."""
+    model, tok = models.load(s.name, revision=s.at(step), device=lab.device, dtype=dtype)
+    if tok is None:
+        raise BadInput(
+            f"expected a tokenizer beside the weights of {s.name}; got none; use a folder that has one."
+        )
+    return model, tok
 
 
 def folder(lab: Lab, s: Pretraining) -> Path:
@@ -256,7 +302,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         "tokens": (row.values["tokens"], "tokens"),
         "vocabulary": (row.values["vocabulary"], ""),
         "time_constants": (row.values["time_constants"], ""),
-        "passes": (row.provenance["passes"], ""),
+        **({"passes": (row.provenance["passes"], "")} if "passes" in row.provenance else {}),
         "seconds": (row.provenance.get("training_seconds", row.provenance["seconds"]), "s"),
     }
     for name, loss in last["loss"].items():

@@ -58,8 +58,11 @@ CHANGES = _changes()
 """What differs from plain continual learning, by name."""
 LATE = tuple(CHANGES)
 """Arms from the last stage."""
-EARLIER = {"laptop": (0.2, 0.5, 0.75), "gpu": (0.2, 0.5, 0.75), "smoke": (0.5,)}
-SOME = (0.5, 0.75)
+EARLIER = {
+    "laptop": (0.2, 0.5, 0.75), "gpu": (0.2, 0.5, 0.75), "smoke": (0.5,),
+    "paper": arms.SCALES["paper"].stages[1:3],
+}  # fmt: skip
+SOME = (0.5, 0.75, *EARLIER["paper"])
 """Stages at which all gains are tried (the paper: 369k and 554k steps)."""
 SMOKE = (BASELINE, lift(1.0), lift(2.0), "T 2", "shuffled, q 2", "same function, q 2", "wake 1")
 
@@ -84,7 +87,10 @@ def asked(scale: str) -> dict[str, dict[str, Callable[[int], Arm]]]:
         found[f"{100 * share:.0f} %"] = {
             name: one(name, share) for name in (BASELINE, *(lift(gain) for gain in gains))
         }
-    found["ungated"] = {name: other(name) for name in (BASELINE, lift(1.0), lift(2.0))[: 2 if small else 3]}
+    if scale in SMALLER:
+        found["ungated"] = {
+            name: other(name) for name in (BASELINE, lift(1.0), lift(2.0))[: 2 if small else 3]
+        }
     return found
 
 

@@ -27,11 +27,14 @@ NEAR = {
     "smoke": "world:people=40,documents=400,sample=1",
     "laptop": "world:people=100,documents=16000,sample=1",
     "gpu": "world:people=2000,documents=200000,sample=1",
+    "paper": "hub:c4:limit=600000",
 }
-"""New documents of the world that the model was trained on."""
+"""New documents of the world that the model was trained on; at paper scale web text, nearer to what it has read."""
 SGD_RATE = {"smoke": 0.3, "laptop": 0.3, "gpu": 0.3}
 """Chosen before any arm was recorded; what was tried is in the chapter."""
 SMOKE = (BASELINE, "rate x 2.5", "own world", "equal ratio", "SGD")
+PUBLISHED = (BASELINE, "batch x 16", "rate x 2.5", "rate / 4", "3 epochs", "C4", "equal ratio")
+"""Of the published model: the paper's own changes, as it made them, and the rate that is not warmed up again."""
 
 
 def smaller(scale: str, seed: int = 0, **changes: Any) -> Pretraining:
@@ -40,10 +43,15 @@ def smaller(scale: str, seed: int = 0, **changes: Any) -> Pretraining:
     return replace(base, setup=base.setup.with_(**{**SMALLER[scale], **changes}))
 
 
-def _batch(scale: str, seed: int, share: float) -> Arm:
-    """Five times the rows, a fifth of the steps, rounded down: as many tellings (the paper: 16 times)."""
-    base = arms.SCALES[scale].base
-    return settings(scale, seed=seed, share=share, rows=5 * base.rows, interval=max(1, base.interval // 5))
+def _batch(times: int) -> Callable[[str, int, float], Arm]:
+    """So many times the rows in so many times fewer steps, rounded down: as many tellings."""
+
+    def batch(scale: str, seed: int, share: float) -> Arm:
+        base = arms.SCALES[scale].base
+        interval = max(1, base.interval // times)
+        return settings(scale, seed=seed, share=share, rows=times * base.rows, interval=interval)
+
+    return batch
 
 
 def _rate(factor: float) -> Callable[[str, int, float], Arm]:
@@ -70,7 +78,7 @@ def _sgd(scale: str, seed: int, share: float) -> Arm:
 
 SETTINGS: dict[str, Callable[[str, int, float], Arm]] = {
     BASELINE: lambda scale, seed, share: settings(scale, seed=seed, share=share),
-    "batch x 5": _batch,
+    "batch x 5": _batch(5),
     "rate x 2.5": _rate(2.5),
     "rate / 4": _rate(0.25),
     "3 epochs": lambda scale, seed, share: settings(scale, seed=seed, share=share, epochs=3),
@@ -80,12 +88,15 @@ SETTINGS: dict[str, Callable[[str, int, float], Arm]] = {
     ),
     "equal ratio": _ratio,
     "SGD": _sgd,
+    "batch x 16": _batch(16),
+    "C4": lambda scale, seed, share: settings(scale, seed=seed, share=share, corpus=NEAR[scale]),
 }
 """By name: (scale, seed, share of the schedule) -> the arm. One factor differs from the baseline in each."""
 
 
 def names(scale: str) -> tuple[str, ...]:
-    return SMOKE if scale == "smoke" else tuple(SETTINGS)
+    own = tuple(name for name in SETTINGS if name not in ("batch x 16", "C4"))
+    return {"smoke": SMOKE, "paper": PUBLISHED}.get(scale, own)
 
 
 def table(lab: Lab) -> dict[str, dict[int, list[Row]]]:

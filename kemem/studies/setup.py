@@ -17,6 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from kemem import corpora, models, training
 from kemem.corpora import Blocks, Corpus, corpus, pack, train_tokenizer
+from kemem.corpora.files import expanded
+from kemem.errors import BadInput
 from kemem.objective import Masked, Objective, causal
 from kemem.studies.lab import Lab
 from kemem.training.state import write_folder
@@ -109,7 +111,7 @@ def read(spec: str) -> Corpus:
 def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
     """The setup's tokenizer: loaded by name, or trained on the training part of its corpus and kept beside the runs."""
     if setup.tokenizer not in ("", WORDS):
-        return corpora.load_tokenizer(setup.tokenizer)
+        return named(setup.tokenizer)
     text, unit = read(setup.corpus), "word" if setup.tokenizer == WORDS else "bytes"
     identity = [text.digest, setup.vocabulary, TOKENIZER_CHARACTERS, *([unit] if unit != "bytes" else [])]
     name = sha256(json.dumps(identity).encode()).hexdigest()[:16]
@@ -121,6 +123,16 @@ def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
         fresh = train_tokenizer(_some(text.part("train")), setup.vocabulary, unit=unit)
         write_folder(folder, fresh.save_pretrained)  # whole or not at all: a torn vocabulary would be trusted
     return corpora.load_tokenizer(str(folder))
+
+
+def named(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer of a file or folder, or of a model of the hub, which then is of the same commit as its weights."""
+    if expanded(name).exists() or name.endswith(".json"):
+        return corpora.load_tokenizer(name)
+    _, found = models.described(name)
+    if found is None:
+        raise BadInput(f"expected a tokenizer in {name}; got a model without one; name another.")
+    return found
 
 
 def _some(texts: list[str]) -> list[str]:
@@ -140,7 +152,7 @@ def spread(texts: list[str], count: int) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _packed(spec: str, part: str, folder: str, length: int, limit: int | None) -> Blocks:
-    return pack(read(spec).part(part), corpora.load_tokenizer(folder), length, limit_tokens=limit)
+    return pack(read(spec).part(part), named(folder), length, limit_tokens=limit)
 
 
 def blocks(lab: Lab, setup: Setup, spec: str, part: str, *, limit: int | None = None) -> Blocks:
