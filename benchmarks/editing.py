@@ -19,7 +19,7 @@ from kemem.editing.prompts import Contexts
 from kemem.memory import Memories
 
 REQUESTS, SERIAL, STEPS, REPEATS = 256, 8, 10, 3
-VALUES, KEYS = 20.0, 5.0  # bounds of the design, section 7
+VALUES, KEYS = {"cpu": 20.0, "cuda": 50.0}, 5.0  # bounds of the design, section 7
 LAYERS = (1, 2, 3)
 
 
@@ -104,8 +104,9 @@ def ratios(*, repeats: int = 5, device: str = "cpu") -> Iterator[Ratio]:
         keys.append(whole / phases["keys"])
         spent = spent or {"values": batch * len(of), **phases}
     yield Ratio(
-        "target vectors: requests a second, batched / as released", tuple(batched), VALUES, "at least"
-    )
+        "target vectors: requests a second, batched / as released", tuple(batched), VALUES[torch.device(device).type],
+        "at least",
+    )  # fmt: skip
     yield Ratio("target vectors: one request at a time / as released", tuple(single), None, "at least")
     yield Ratio("keys of all layers: as released / in one sweep", tuple(keys), KEYS, "at least")
     yield from growth(memories, of, moments, spent, device)

@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from benchmarks.ratio import Ratio, interleaved
 from kemem import arithmetic
 from kemem.models import Shape, build
+from kemem.studies import cost
 from kemem.training import Recipe, bfloat16_runs, train
 
 BOUND = 1.0  # of issue 2: at least as fast as the Trainer
@@ -22,6 +23,11 @@ CPU = (
     (Shape(layers=6, width=128, memories=512, vocab=2048, context=128), 16),
 )
 CUDA = ((Shape(layers=12, width=512, memories=2048, heads=8, vocab=16384, context=512), 60),)
+# of the design, section 7: the least share of a card's arithmetic, by millions of parameters
+MFU = (
+    (Shape(layers=12, width=512, memories=2048, heads=8, vocab=16384, context=512), 128, 0.35),
+    (Shape(layers=18, width=1024, memories=4096, heads=16, vocab=16384, context=1024), 32, 0.45),
+)
 ROWS = {"cpu": 16, "cuda": 64}
 
 
@@ -110,3 +116,23 @@ def ratios(*, repeats: int = 5, device: str = "cpu") -> Iterator[Ratio]:
         size = f"{shape.layers} x {shape.width} x {shape.memories}, {ROWS[device]} x {shape.context}, {precision}"
         note = "" if fast else "PyTorch's own products on both sides"
         yield Ratio(f"training tokens/s, kemem / Trainer ({size})", values, BOUND, "at least", note)
+    if device.startswith("cuda"):
+        yield from utilisation(repeats, device)
+
+
+def utilisation(repeats: int, device: str) -> Iterator[Ratio]:
+    """MFU of training in bfloat16, compiled, without the steps in which it is compiled; none on an unknown card."""
+    limit = cost.peak(torch.cuda.get_device_name(device), "bfloat16")
+    for shape, rows, bound in MFU if limit and bfloat16_runs(device) else ():
+        data, model = Rows(rows * 8, shape), build(shape).to(device)
+        size = sum(p.numel() for p in model.parameters())
+        each = cost.flops_per_token(size, shape.layers, shape.width, shape.context)
+        values = []
+        for _ in range(repeats):
+            recipe = Recipe(60, rows, 1e-3, warmup_steps=2, precision="bfloat16", log_every=20, compile=True)
+            seen = train(model, data, recipe).steps
+            spent = seen[-1]["seconds"] - seen[0]["seconds"]  # the first 20 steps compile
+            tokens = seen[-1]["tokens"] - seen[0]["tokens"]
+            values.append(tokens * each / spent / limit)
+        name = f"MFU of training, {size / 1e6:.0f} million parameters, {rows} x {shape.context}, bfloat16"
+        yield Ratio(name, tuple(values), bound, "at least")
