@@ -678,7 +678,7 @@ def test_all_records_there_are(world):
 @pytest.mark.parametrize(
     "call, said",
     [
-        (lambda w: World(19), "people must be a whole number, from 20 to 4000; got 19."),
+        (lambda w: World(19), "people must be a whole number, from 20 to 8000; got 19."),
         (lambda w: World(40, -1), "seed must be a whole number, 0 or more; got -1."),
         (lambda w: World(40, zipf=-0.1), "zipf must be an exponent from 0 to 4; got -0.1"),
         (lambda w: World(40, zipf=float("nan")), "zipf must be an exponent"),

@@ -48,6 +48,14 @@ class GroundTruth:
             for name in members
         }
 
+    @cached_property
+    def _of_type(self) -> dict[tuple[str, str], list[str]]:
+        """Names by type and split."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, entity in self.entities.items():
+            found.setdefault((entity.type, entity.split), []).append(name)
+        return found
+
     def entity(self, name: str) -> Entity:
         if name not in self.entities:
             raise BadInput(f"{name!r} is no entity of this world; `world.entities` has their names.")
@@ -138,8 +146,7 @@ class GroundTruth:
         row = fact.row
         pool = self._objects[row.object]
         if fact.object in self.entities:  # names of the same split, which are as familiar as the true one
-            split = self.entities[fact.object].split
-            same = [n for n, e in self.entities.items() if e.type == row.object and e.split == split]
+            same = self._of_type[row.object, self.entities[fact.object].split]
             pool = same if len(same) > len(fact.objects) + 1 else [*same, *pool]
         elif fact.object not in pool:  # the form of a held-out word
             pool = [*pool, *fact.objects]
@@ -174,6 +181,10 @@ class GroundTruth:
             found.update({near.subject: near for near in self._by_object.get((fact.relation, object_), ())})
         found.pop(fact.subject, None)
         return list(found.values())
+
+    def stands(self, fact: Fact, object: str) -> bool:
+        """Whether this object, not one of the fact's own, has `neighbours`: without listing them."""
+        return (fact.relation, object) in self._by_object
 
     def compositions(self, name: str) -> list[Composition]:
         """Prompts about an entity that two facts with one object each answer together."""

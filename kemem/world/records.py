@@ -1,6 +1,7 @@
 """Records in the schemas of published data sets, made from the facts of a world."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from kemem.errors import BadInput
@@ -86,20 +87,21 @@ def counterfact(
 ) -> list[Record]:
     """Schema of CounterFact: a trained fact and another object that is to take its place."""
     facts = _drawn(world, world.facts(relation=relation, kind=kind, part=part), "counterfact", seed)
-    records = (_rewrite(world, fact, seed) for fact in facts)
+    told = world.facts()
+    records = (_rewrite(world, fact, told, seed) for fact in facts)
     return _first(count, (record for record in records if record), "case_id", "counterfact")
 
 
-def _rewrite(world: GroundTruth, fact: Fact, seed: int) -> Record | None:
+def _rewrite(world: GroundTruth, fact: Fact, told: list[Fact], seed: int) -> Record | None:
     draws = Draws(world.seed, "rewrite", seed, fact.subject, fact.relation)
     true = fact.object if fact.kind == "procedure" else draws.choice(fact.objects)
-    used = [o for o in world.candidates(fact) if o not in fact.objects and world.neighbours(fact, o)]
+    used = [o for o in world.candidates(fact) if o not in fact.objects and world.stands(fact, o)]
     if not used:  # no other object is known to stand in this relation
         return None
     new = draws.choice(used)
     cloze = draws.shuffled(range(len(fact.row.cloze)))
     template = fact.row.cloze[cloze[0]][:-1].rstrip()
-    before = _unrelated(world.facts(), {fact.subject, true, new}, draws).sentence() + " "
+    before = _unrelated(told, {fact.subject, true, new}, draws).sentence() + " "
     return {
         "case_id": -1,
         "pararel_idx": list(RELATIONS).index(fact.relation),
@@ -131,7 +133,7 @@ def _prompts(world: GroundTruth, fact: Fact, object_: str, other: str, draws: Dr
     near = draws.shuffled(near)
     first = draws.below(len(fact.row.cloze))
     turns = range(first, first + len(fact.row.cloze))
-    return [f.prompt(i % len(fact.row.cloze)) for i in turns for f in near][:NEAR]
+    return list(islice((f.prompt(i % len(fact.row.cloze)) for i in turns for f in near), NEAR))
 
 
 def _generation(world: GroundTruth, fact: Fact, draws: Draws) -> list[str]:

@@ -10,13 +10,13 @@ from kemem.world.ground import Entity, GroundTruth
 from kemem.world.population import LEAST, Population, english
 from kemem.world.text import Writer
 
-SMALLEST, LARGEST = 20, 4000
+SMALLEST, LARGEST = 20, 8000
 
 
 class World(GroundTruth):
     """A world of invented people, places, companies, books and words, fixed by its arguments alone.
 
-    people: trained people, 20 to 4,000; everything else grows with them. At 200 about 1,900 facts are told.
+    people: trained people, 20 to 8,000; everything else grows with them. At 200 about 1,900 facts are told.
     zipf: an entity of rank r is the subject of a document with probability proportional to 1 / r^zipf.
     held_out: further people whom no document names (default: a fifth), with other entities in proportion.
     fictional: casts of fictional passages (default: 130, fewer in small worlds), named by no document.
