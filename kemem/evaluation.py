@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kemem import arithmetic
 from kemem.errors import BadInput
 from kemem.objective import IGNORED, Objective, causal, logits_of, row_key, token_losses
+from kemem.spans import Span, encode, encode_all
 
 
 @runtime_checkable
@@ -89,7 +90,7 @@ def target_log_probability(
     start: token ids before every prompt, such as the end of text that precedes each document in packed
     training. How the two texts are joined and cut: `encode`.
     """
-    spans = [encode(tokenizer, prompt, target, start=start) for prompt, target in pairs]
+    spans = encode_all(tokenizer, pairs, start=start)
     return Targets(spans, batch_size=batch_size)(model, mean=mean)
 
 
@@ -259,53 +260,9 @@ def sample(
     return tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
 
 
-@dataclass(frozen=True)
-class Span:
-    """Token ids of a prompt and its target, and where the target begins."""
-
-    ids: tuple[int, ...]
-    begin: int
-
-    @property
-    def prompt(self) -> tuple[int, ...]:
-        return self.ids[: self.begin]
-
-    @property
-    def target(self) -> tuple[int, ...]:
-        return self.ids[self.begin :]
-
-
-def encode(tokenizer: Any, prompt: str, target: str, *, start: Sequence[int] = ()) -> Span:
-    """Cuts prompt and target into tokens, the prompt's being an exact prefix of the whole.
-
-    They are joined by one space where either side has one or the target opens with a letter or digit. The
-    space belongs to the target, as byte-level tokenizers have it in running text (" Paris", not "Paris").
-    Where the tokenizer would merge across the border each side is cut by itself: what a prompt is must not
-    depend on what follows. No special tokens are added but `start`.
-    """
-    bare, tail = prompt.rstrip(" "), target.lstrip(" ")
-    spaced = bare != prompt or tail != target or tail[:1].isalnum()
-    tail = f" {tail}" if bare and tail and spaced else tail
-    first = tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
-    whole = tokenizer(bare + tail, add_special_tokens=False)["input_ids"]
-    if whole[: len(first)] != first or len(whole) == len(first):
-        whole = first + tokenizer(tail, add_special_tokens=False)["input_ids"]
-    if len(whole) == len(first):
-        raise BadInput(
-            f"expected a target to score after {prompt!r}; got {target!r}, without a token; give text."
-        )
-    if not first and not start:
-        raise BadInput(
-            f"expected a prompt before {target!r}; got none; give one, or `start` with a first token."
-        )
-    return Span((*start, *whole), len(start) + len(first))
-
-
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Ids and mask, padded on the right: a causal model then reads each row as if it were alone."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, own in enumerate(rows):
-        ids[row, : len(own)] = torch.tensor(own)
-        mask[row, : len(own)] = 1
-    return ids, mask
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids.view(len(rows), longest), (torch.arange(longest) < lengths[:, None]).long()

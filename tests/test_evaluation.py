@@ -167,10 +167,10 @@ def test_the_prompt_does_not_depend_on_what_follows(tokenizer):
     """ "Lovela" + "ce" would be merged across the border: the two sides are cut apart instead."""
 
     class Merging:
-        def __call__(self, text, add_special_tokens):
+        def __call__(self, texts, add_special_tokens):
             assert not add_special_tokens
             table = {"a": [1], ".": [2], "a.": [9]}
-            return {"input_ids": table[text]}
+            return {"input_ids": [table[text] for text in texts]}
 
     span = evaluation.encode(Merging(), "a", ".")
     assert span.prompt == (1,) and span.target == (2,)

@@ -16,7 +16,7 @@ FLOORS = [
     {"entropy", "continual", "editing"},
     {"training", "evaluation", "harness", "corpora", "models", "runs", "plot"},
     {"world", "memory", "objective"},
-    {"families", "trace", "progress", "arithmetic", "provenance"},
+    {"families", "trace", "progress", "arithmetic", "provenance", "spans"},
     {"errors"},
 ]
 SIDEWAYS = {("cli", "book")}  # `kemem run` runs a chapter

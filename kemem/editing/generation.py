@@ -18,7 +18,7 @@ from kemem.editing.facts import Request, check
 from kemem.editing.places import leading
 from kemem.editing.scores import averages, context
 from kemem.errors import BadInput
-from kemem.evaluation import encode, evaluating, padded
+from kemem.evaluation import encode_all, evaluating, padded
 from kemem.objective import mix
 
 Choice = Callable[
@@ -39,7 +39,7 @@ def generated_success(
     """
     check(requests)
     start = leading(tokenizer)
-    spans = [encode(tokenizer, r.text, f" {r.new.strip()}", start=start) for r in requests]
+    spans = encode_all(tokenizer, [(r.text, f" {r.new.strip()}") for r in requests], start=start)
     limit = context(model)
     for r, span in zip(requests, spans, strict=True):
         if limit is not None and len(span.ids) > limit:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kemem.editing.edit import Edit, editable, value_deltas
@@ -21,6 +21,7 @@ from kemem.editing.targets import Progress, Search, values
 from kemem.errors import BadInput
 from kemem.memory import Memories
 
+AT_ONCE = 512  # requests whose keys in all contexts are held in float64 together
 Solver = Callable[[int, Float[Tensor, "M N"], Float[Tensor, "D N"]], Float[Tensor, "D M"]]
 
 
@@ -124,15 +125,14 @@ def spread(
     per = len(of[0].rows)
     rows = Beginning(memories, [row for c in of for row in c.to_subject], batch_size=batch_size * per)
     number = rows.index.view(len(of), per)
-    plain, weights = number[:, 0], shares(per).to(z.device)
+    plain, weights = number[:, 0], shares(per)
     deltas: dict[int, Tensor] = {}
     spent = {"keys": 0.0, "solve": 0.0}
     with ExitStack() as stack:
         for done, layer in enumerate(layers):
             start = time.perf_counter()
-            every = rows.coefficients(layer).double()  # of the unique rows, [U M]
-            K = torch.einsum("p,npm->mn", weights.to(every), every[number])
-            lacking = z.to(every) - rows.outputs(layers[-1], plain).to(every)
+            K = averaged(rows.coefficients(layer), number, weights)
+            lacking = z.to(K) - rows.outputs(layers[-1], plain).to(K)
             between = time.perf_counter()
             delta = solve(layer, K, (lacking / share(len(layers) - done)).T)
             deltas[layer] = delta
@@ -144,3 +144,13 @@ def spread(
     if seconds is not None:
         seconds.update(spent)
     return deltas
+
+
+def averaged(
+    keys: Float[Tensor, "U M"], number: Int[Tensor, "N P"], weights: Float[Tensor, " P"]
+) -> Float[Tensor, "M N"]:
+    """Of each request the mean of its contexts' keys, rows `number` of `keys`, in float64; some requests at a time."""
+    weights = weights.to(keys.device)
+    return torch.cat(
+        [torch.einsum("p,npm->mn", weights, keys[own].double()) for own in number.split(AT_ONCE)], 1
+    )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from kemem.editing.facts import Request, check
 from kemem.editing.places import leading
 from kemem.errors import BadInput
-from kemem.evaluation import Span, encode, evaluating, padded
+from kemem.evaluation import Span, encode_all, evaluating, padded
 from kemem.objective import Batch, logits_of
 
 SUCCESS = ("ES", "PS", "NS")
@@ -107,15 +107,15 @@ class Judge:
     ) -> None:
         check(requests)
         start = leading(tokenizer)
-        spans: list[Span] = []
-        cases: list[int | str] = []  # of each span
+        pairs: list[tuple[str, str]] = []
+        cases: list[int | str] = []  # of each pair
 
         def ask(prompt: str, *targets: str | None) -> tuple[int | None, ...]:
             asked: list[int | None] = []
             for target in targets:
-                asked.append(None if target is None else len(spans))
+                asked.append(None if target is None else len(pairs))
                 if target is not None:
-                    spans.append(encode(tokenizer, prompt, f" {target.strip()}", start=start))
+                    pairs.append((prompt, f" {target.strip()}"))
             return tuple(asked)
 
         self._case_ids = tuple(r.case_id for r in requests)
@@ -132,7 +132,8 @@ class Judge:
                     "locality": [ask(prompt, answer) for prompt, answer in r.locality],
                 }
             )
-            cases += [r.case_id] * (len(spans) - len(cases))
+            cases += [r.case_id] * (len(pairs) - len(cases))
+        spans = encode_all(tokenizer, pairs, start=start)
         self._readings = Readings(spans, batch_size=batch_size, cases=cases)
 
     def __call__(self, model: nn.Module, *, progress: Callable[[int, int], object] | None = None) -> Scores:

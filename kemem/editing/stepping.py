@@ -86,15 +86,22 @@ class Beginning:
         """Reads on until just below `block`; 0 is where the rows are tokens."""
         if block <= self.block:
             return
-        self._chunks = [{"inputs_embeds": self._through(chunk, block)[0]} for chunk in self._chunks]
+        # in place: for two streams of all rows there may be no room
+        for i, chunk in enumerate(self._chunks):
+            self._chunks[i] = {"inputs_embeds": self._through(chunk, block)[0]}
         self.block = block
 
     @torch.no_grad()
     def coefficients(self, layer: int) -> Float[Tensor, "N M"]:
         """The coefficients of a layer at the last token of every unique row; reads on to just below that layer."""
         self.forward_to(layer)
-        kept = [self._through(chunk, layer + 1, down=layer)[1] for chunk in self._chunks]
-        return self._last(kept)
+        found, begin = [], 0
+        for chunk in self._chunks:
+            every = self._through(chunk, layer + 1, down=layer)[1]  # of all tokens, [B T M]
+            lengths = self.lengths[begin : begin + len(every)]
+            found.append(every[torch.arange(len(every)), lengths - 1])
+            begin += len(every)
+        return torch.cat(found)
 
     @torch.no_grad()
     def outputs(self, layer: int, rows: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
@@ -122,14 +129,6 @@ class Beginning:
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.memories.model.parameters()).dtype
-
-    def _last(self, kept: Sequence[Tensor]) -> Tensor:
-        found, begin = [], 0
-        for tensor in kept:
-            lengths = self.lengths[begin : begin + len(tensor)]
-            found.append(tensor[torch.arange(len(tensor)), lengths - 1])
-            begin += len(tensor)
-        return torch.cat(found)
 
     def _through(self, chunk: dict[str, Tensor], stop: int, down: int | None = None) -> tuple[Tensor, Any]:
         """The output of block stop-1, and the coefficients of layer `down`."""
