@@ -302,7 +302,7 @@ def test_evidence_on_reversed_facts(monkeypatch):
 def test_numbers_for_prose(rows, monkeypatch):
     lab, row, _ = rows
     assert implications.results(lab.store, "smoke") == {} == implications.results(lab.store, "paper")
-    monkeypatch.setattr(implications, "settings", lambda scale, seed=0: replace(S, seed=seed))
+    monkeypatch.setattr(implications, "settings", lambda scale, seed=0, **_: replace(S, seed=seed))
     found = implications.results(lab.store, "smoke")
     ways = row.values["ways"]
     for way in ("inverse", "two steps"):

@@ -69,7 +69,7 @@ def at(benches):
 def rows(tmp_path_factory):
     lab = Lab("smoke", Store(tmp_path_factory.mktemp("relations")), ROOT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(relations, "settings", lambda scale, seed=0: GRID)
+        patch.setattr(relations, "settings", lambda scale, seed=0, **_: GRID)
         patch.setitem(methods.METHODS, "MEMIT", replace(methods.METHODS["MEMIT"], make=quick))
         found = relations.run(lab, "smoke")
     return lab, found
@@ -377,7 +377,7 @@ def test_a_table_of_means():
 
 def test_rows_of_a_scale_from_the_run_to_the_verdict(rows, monkeypatch):
     lab, found = rows
-    monkeypatch.setattr(relations, "settings", lambda scale, seed=0: GRID)
+    monkeypatch.setattr(relations, "settings", lambda scale, seed=0, **_: GRID)
     (again,) = relations.finished(lab.store, "smoke")
     assert again == found[0] and relations.finished(lab.store, "paper") == ()
     (names, _, y), own = relations.table(found), found[0].alone["MEMIT"]
@@ -409,7 +409,7 @@ def test_recorded_rows_are_taken_but_for_those_that_are_live(rows, monkeypatch, 
         computed.append(s)
         return row(S=1.0)
 
-    monkeypatch.setattr(relations, "settings", lambda scale, seed=0: GRID)
+    monkeypatch.setattr(relations, "settings", lambda scale, seed=0, **_: GRID)
     monkeypatch.setattr(many, "run", run)
     (again,) = relations.run(lab, "smoke", live=1)
     most = max(found[0].alone["MEMIT"], key=found[0].hardness.values["known"]["reported"].__getitem__)

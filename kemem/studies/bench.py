@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from kemem import editing
 from kemem.editing import Moments, Request
 from kemem.errors import BadInput
+from kemem.memory import Memories
 from kemem.studies import factual
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import Pretraining
 from kemem.world import World
+
+ROOM = 2**24  # requests x layers x memories that a search holds at once on an accelerator, or a little more
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Bench:
     """Target vectors found so far, with the seconds that took: they depend on no setting of what follows."""
     attention: dict[tuple[int, ...], Moments] = field(default_factory=dict)
     """Moments of what enters attention's output projections, where they were asked for, by layers."""
+    requests: int = 32
+    """Requests whose targets are searched for together."""
+    read: int = 64
+    """Texts that are scored together."""
 
 
 def opened(
@@ -47,9 +54,25 @@ def opened(
     net, tok = factual.model(lab, model, dtype=dtype)
     world = factual.world(model)
     rows = list(editing.text_rows(tok, world.documents(texts), texts, model.setup.length))
+    requests, read = together(net, lab.batch_size)
     return Bench(
-        net, tok, world, editing.sampled(net, tok, seed=seed), editing.key_moments(net, rows, layers), rows
-    )
+        net, tok, world, editing.sampled(net, tok, seed=seed),
+        editing.key_moments(net, rows, layers, batch_size=lab.batch_size or 16), rows, requests=requests, read=read,
+    )  # fmt: skip
+
+
+def together(net: nn.Module, asked: int | None) -> tuple[int, int]:
+    """Requests and texts at a time: as asked, or what fills an accelerator with a model of this size.
+
+    A search keeps what each of a request's contexts passes through every layer.
+    """
+    if asked is not None:
+        return asked, asked
+    if next(net.parameters()).device.type == "cpu":
+        return Bench.requests, Bench.read
+    memories = Memories(net)
+    room = ROOM // (memories.layers * memories.count)
+    return min(256, max(Bench.requests, room)), min(512, max(Bench.read, 2 * room))
 
 
 def known(
@@ -66,5 +89,7 @@ def known(
 
 def said(at: Bench, requests: Sequence[Request]) -> list[Request]:
     """Those whose fact the model says by itself, if they have paraphrases and neighbours to be scored by."""
-    found = editing.generated_success(at.model, at.tok, [replace(r, new=r.true) for r in requests])
+    found = editing.generated_success(
+        at.model, at.tok, [replace(r, new=r.true) for r in requests], batch_size=at.read
+    )
     return [r for r, says in zip(requests, found, strict=True) if says and r.neighbours and r.paraphrases]

@@ -52,12 +52,18 @@ class Critique:
     seed: int = 0
 
 
-SIZES: dict[str, dict[str, Any]] = {"smoke": {"nearest": 3, "others": 40, "length": 48}}
+SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {"nearest": 3, "others": 40, "length": 48},
+    "gpu": {"others": 2000},
+}
 
 
-def settings(scale: str, made: Settings, *, seed: int = 0) -> Critique:
-    """At the number of facts on which values were chosen, or the nearest below the most that ROME is given."""
-    z: Field = field.sizes(scale)
+def settings(scale: str, made: Settings, *, seed: int = 0, of: Field | None = None) -> Critique:
+    """At the number of facts on which values were chosen, or the nearest below the most that ROME is given.
+
+    of: the sizes of the comparison, the scale's own unless given.
+    """
+    z = of or field.sizes(scale)
     count = min(z.tuning, z.one_by_one)
     facts = field.facts(z, count, seed=seed)
     return Critique(facts, tuple((name, made[name]) for name in NAMES), seed=seed, **SIZES.get(scale, {}))
@@ -213,10 +219,10 @@ def finished(store: Store, scale: str) -> list[Row]:
     return [] if None in rows else [row for row in rows if row is not None]
 
 
-def table(lab: Lab, made: Settings, benches: Benches) -> list[Row]:
+def table(lab: Lab, made: Settings, benches: Benches, of: Field | None = None) -> list[Row]:
     """The rows, one a seed, recorded; computed as `field.table` does."""
-    at = grids.reading(lab, benches)
-    asked = [settings(lab.scale, made, seed=seed) for seed in field.sizes(lab.scale).seeds]
+    at, z = grids.reading(lab, benches), of or field.sizes(lab.scale)
+    asked = [settings(lab.scale, made, seed=seed, of=z) for seed in z.seeds]
     return [lab.store.find(STUDY, VERSION, s, recorded=True) or run(at, s) for s in asked]
 
 

@@ -9,6 +9,8 @@ precision, so that whatever begins with it is quick.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +21,7 @@ from kemem.corpora import specs
 from kemem.errors import BadInput
 from kemem.studies import checkpoints
 from kemem.studies.lab import Lab
-from kemem.studies.pretraining import LAPTOP, Pretraining
+from kemem.studies.pretraining import LAPTOP, Pretraining, small_card
 from kemem.studies.setup import WORDS
 from kemem.world import World
 
@@ -40,15 +42,58 @@ SCALES: dict[str, Pretraining] = {
         ),
         stages=(1.0,), prompts=(),
     ),
+    # as many tokens for a fact as on a laptop; 1.8e8 parameters, 2.2e17 FLOP, nine minutes at 40 % of an H200
+    "gpu": Pretraining(
+        LAPTOP.with_(
+            corpus="world:people=6000,documents=400000,fictional=0,shared_names=1", tokenizer=WORDS, vocabulary=16384,
+            layers=8, width=768, memories=8192, heads=12, length=128, rows=256, steps=6000, learning_rate=1e-3,
+            weight_decay=0.1, precision="bfloat16", compile=True,
+        ),
+        stages=(1.0,), held_out=200_000, facts=1000, prompts=(),
+    ),
 }  # fmt: skip
 
+SMALL_CARD = Pretraining(
+    LAPTOP.with_(
+        corpus="world:people=2500,documents=160000,fictional=0,shared_names=1", tokenizer=WORDS, vocabulary=8192,
+        layers=6, width=384, memories=2048, heads=6, length=96, rows=128, steps=6000, learning_rate=1.5e-3,
+        weight_decay=0.1,
+    ),
+    stages=(1.0,), held_out=100_000, facts=1000, prompts=(),
+)  # fmt: skip
+"""The `gpu` scale on a card of 16 GB, or on one that does not multiply bfloat16: smaller, and in float32."""
+SMALLER = {"gpu": SMALL_CARD}
+MEMORIES = 512  # of a layer of the laptop's model, on which weights of the old memory were first tried
 
-def settings(scale: str, *, seed: int = 0) -> Pretraining:
-    """The model at a scale."""
+
+def settings(scale: str, *, seed: int = 0, device: str | None = None) -> Pretraining:
+    """The model at a scale. device: where it will run; a small card gets a smaller model, with rows of its own."""
     if scale not in SCALES:
         raise BadInput(f"the model of facts has sizes at the scales {', '.join(SCALES)}; got {scale!r}.")
-    base = SCALES[scale]
+    base = SMALLER[scale] if scale in SMALLER and small_card(device) else SCALES[scale]
     return replace(base, setup=base.setup.with_(seed=seed), seed=seed)
+
+
+def critical(s: Pretraining) -> tuple[int, ...]:
+    """The layers that edits write: those that begin in the first third of the model, untried where it is a new one.
+
+    On the laptop tracing names the lowest of six, and edits of it and the next take best. Meng et al. 2023 write from
+    a tenth to a third of the way up GPT-J. What other layers do is a sweep of chapter 13.
+    """
+    return tuple(range(math.ceil(s.setup.layers / 3)))
+
+
+def last(s: Pretraining, count: int = 3) -> tuple[int, ...]:
+    """The highest layers, which MEND writes."""
+    return tuple(range(max(0, s.setup.layers - count), s.setup.layers))
+
+
+def weighed(s: Pretraining, values: Sequence[float]) -> tuple[float, ...]:
+    """Weights of the old memory as they are tried on MEMORIES memories a layer, for as many as this model has.
+
+    An ordinary key has k^T C^-1 k = M, so that a weight acts by its ratio to the number of memories.
+    """
+    return tuple(x * s.setup.memories / MEMORIES for x in values)
 
 
 def model(lab: Lab, s: Pretraining, *, dtype: str | None = None) -> tuple[nn.Module, Any]:

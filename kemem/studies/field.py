@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from kemem.runs import Row, Store
@@ -70,6 +70,10 @@ class Field:
     """Requests that MEND as released reads at a time; of 312 the last chunk has 16, as of 10,000 with 128."""
     tried: int = 8
     """Values of each method at most, at even distances among those it has."""
+    values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of methods whose values are not those of METHODS."""
+    switched: int | None = None
+    """Facts on which released defects are switched; None: the largest count."""
     names: tuple[str, ...] = tuple(METHODS)
     texts: int = 2000
     dtype: str | None = None
@@ -94,13 +98,33 @@ SIZES: dict[str, dict[str, Any]] = {
     "smoke": {
         "counts": (2, 4), "tuning": 6, "least": 2, "one_by_one": 4, "zsre": 4, "written": 1, "mend_layers": (2, 3),
         "mend_steps": 1, "mend_rank": 8, "mend_asked": 40, "mend_skipped": 20, "chunk": 3, "tried": 2,
-        "names": ("MEMIT", "PMET", "ROME", "FT-W", "MEND"), "texts": 60, "seeds": (0,),
+        "names": ("MEMIT", "PMET", "ROME", "FT-W", "MEND"), "texts": 60, "seeds": (0,), "values": {},
+    },
+    # an editor that writes one fact after another takes a third of a second for each: it gets few, and few trials
+    "gpu": {
+        "counts": (1, 16, 64, 128, 1024, 10_000), "few": (1, 64, 1024), "one_by_one": 128, "zsre": 256,
+        "switched": 1000, "chunk": 128, "mend_rank": 256, "mend_asked": 2000, "mend_skipped": 512, "tried": 4,
+        "names": ("MEMIT", "PMET", "EMMET", "AlphaEdit", "ROME", "FT", "FT-W", "MEND"), "texts": 10_000, "seeds": (0,),
     },
 }  # fmt: skip
+WEIGHED = ("MEMIT", "PMET", "EMMET")
+"""Methods whose setting is a weight of the old memory: tried by its ratio to the number of memories."""
+SLOWER = {"gpu": 0.1}
+"""Learning rates of fine-tuning are tried at this share of those of the laptop's small model."""
 
 
-def sizes(scale: str, *, dtype: str | None = None) -> Field:
-    return Field(factual.settings(scale), dtype=dtype, **SIZES.get(scale, {}))
+def sizes(scale: str, *, dtype: str | None = None, model: Pretraining | None = None) -> Field:
+    """model: the scale's own unless given. Weights are those of the laptop's trials, in keys to a memory."""
+    model = model or factual.settings(scale)
+    values = {name: factual.weighed(model, METHODS[name].values) for name in WEIGHED}
+    if scale in SLOWER:
+        rates = {name: m.values for name, m in METHODS.items() if m.setting == "rate"}
+        values |= {name: tuple(SLOWER[scale] * x for x in own) for name, own in rates.items()}
+    found = {
+        "layers": factual.critical(model), "mend_layers": factual.last(model), "values": values,
+        **SIZES.get(scale, {}),
+    }  # fmt: skip
+    return Field(model, dtype=dtype, **found)
 
 
 def trained(z: Field, rate: float) -> Trained:
@@ -137,17 +161,17 @@ def tuning(z: Field, count: int | None = None) -> dict[tuple[str, Setting], Many
     return {
         (name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1)
         for name in names
-        for of in paired(name, z.tried)
+        for of in paired(name, z.tried, z.values.get(name))
     }
 
 
-def paired(name: str, most: int) -> list[Setting]:
+def paired(name: str, most: int, values: Sequence[float] | None = None) -> list[Setting]:
     """At most so many settings of a method: its values; of one that sets targets, each value with each clamp."""
     clamps = METHODS[name].clamps or (1.0,)
     return [
         Setting(value, x)
         for x in clamps
-        for value in spaced(METHODS[name].values, max(1, most // len(clamps)))
+        for value in spaced(values or METHODS[name].values, max(1, most // len(clamps)))
     ]
 
 

@@ -54,12 +54,20 @@ class Implications:
     seed: int = 0
 
 
-SIZES: dict[str, dict[str, Any]] = {"smoke": {"facts": 2, "texts": 100}}
+SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {"facts": 2, "texts": 100, "weight": Implications.weight},
+    "gpu": {"facts": 24, "texts": 10_000},
+}
 
 
-def settings(scale: str, *, seed: int = 0) -> Implications:
-    """seed: of the draw of facts; the model is one."""
-    return Implications(factual.settings(scale), seed=seed, **SIZES.get(scale, {}))
+def settings(scale: str, *, seed: int = 0, model: Pretraining | None = None) -> Implications:
+    """seed: of the draw of facts; the model is one, the scale's own unless given, and its weight as chosen on the
+    laptop, in keys to a memory."""
+    model = model or factual.settings(scale)
+    (weight,) = factual.weighed(model, (Implications.weight,))
+    return Implications(
+        model, factual.critical(model), seed=seed, **{"weight": weight, **SIZES.get(scale, {})}
+    )
 
 
 @dataclass(frozen=True)
@@ -241,11 +249,13 @@ def summary(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------- all draws of facts
-def draws(lab: Lab, scale: str, *, seed: int = 0, live: bool = True) -> list[Row]:
+def draws(
+    lab: Lab, scale: str, *, seed: int = 0, live: bool = True, model: Pretraining | None = None
+) -> list[Row]:
     """The rows of all draws of facts: recorded ones where there are any. live: that of `seed` is computed here."""
     found = []
     for each in dict.fromkeys((seed, *seeds(scale))):
-        s = settings(scale, seed=each)
+        s = settings(scale, seed=each, model=model)
         row = None if live and each == seed else lab.store.find(STUDY, VERSION, s, recorded=True)
         found.append(row or run(lab, s))
     return found

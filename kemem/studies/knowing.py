@@ -49,11 +49,15 @@ class Knowing:
     seed: int = 0
 
 
-SIZES = {"smoke": {"facts": 60, "implied": 12, "held_out": 24}}
+SIZES = {
+    "smoke": {"facts": 60, "implied": 12, "held_out": 24},
+    "gpu": {"facts": 4000, "implied": 1000, "held_out": 1000},
+}
 
 
-def settings(scale: str, *, seed: int = 0) -> Knowing:
-    return Knowing(factual.settings(scale, seed=seed), seed=seed, **SIZES.get(scale, {}))
+def settings(scale: str, *, seed: int = 0, model: Pretraining | None = None) -> Knowing:
+    """model: the scale's own unless given."""
+    return Knowing(model or factual.settings(scale, seed=seed), seed=seed, **SIZES.get(scale, {}))
 
 
 @dataclass(frozen=True)

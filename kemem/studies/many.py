@@ -175,7 +175,8 @@ def run(benches: Benches, s: Many) -> Row:
 def look(lab: Lab, at: Bench, s: Many, requests: Sequence[Request], found: Found) -> None:
     """Adds the scores of a block to what was found, and after the first one what other text is like by now."""
     first = not found.requests
-    found.add(requests, Judge(at.tok, requests, prefixed=s.records == "counterfact")(at.model))
+    judge = Judge(at.tok, requests, batch_size=at.read, prefixed=s.records == "counterfact")
+    found.add(requests, judge(at.model))
     if first:
         ordinary = blocks(lab, s.model.setup, s.model.setup.corpus, "test", limit=s.model.held_out)
         found.nats = evaluation.loss(at.model, ordinary)
@@ -200,7 +201,9 @@ def write(at: Bench, name: str, editor: Editor, requests: Sequence[Request]) -> 
         return editing.in_batches(editor, at.model, at.tok, requests, at.moments, 1, templates=at.templates)
     if isinstance(editor, MEMIT | EMMET | AlphaEdit | Projections):
         z, seconds = targets(at, editor, requests)
-        edit = editor(at.model, at.tok, requests, at.moments, templates=at.templates, targets=z)
+        edit = editor(
+            at.model, at.tok, requests, at.moments, templates=at.templates, targets=z, batch_size=at.requests
+        )
         return replace(edit, seconds={**edit.seconds, "values": seconds})
     return editor(at.model, at.tok, requests, at.moments, templates=at.templates)
 
@@ -214,7 +217,9 @@ def targets(
     if fresh:
         of = editing.contexts(at.tok, list(fresh.values()), at.templates)
         start = time.perf_counter()
-        found = editing.values(Memories(at.model), of, editor.layers[-1], editor.search)
+        found = editing.values(
+            Memories(at.model), of, editor.layers[-1], editor.search, batch_size=at.requests
+        )
         each = (time.perf_counter() - start) / len(fresh)
         at.targets.update({key: (z, each) for key, z in zip(fresh, found.z, strict=True)})
     both = [at.targets[key] for key in keys]
@@ -225,7 +230,10 @@ def texts(at: Bench, requests: Sequence[Request]) -> dict[str, Any] | None:
     """GE and RS of what the model writes now, on the subjects of these requests; None where none are asked for."""
     if not requests:
         return None
-    return editing.generate(at.model, at.tok, requests, references=references(at.world, requests)).summary()
+    found = editing.generate(
+        at.model, at.tok, requests, references=references(at.world, requests), batch_size=at.read
+    )
+    return found.summary()
 
 
 def references(world: World, requests: Sequence[Request]) -> dict[tuple[str, str], list[str]]:

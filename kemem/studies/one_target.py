@@ -26,6 +26,7 @@ from kemem.studies import factual, single_edits
 from kemem.studies.association import VANISHING, relative, shrinkage, told
 from kemem.studies.bench import Bench, known, opened
 from kemem.studies.lab import Lab, Result
+from kemem.studies.pretraining import Pretraining
 from kemem.studies.single_edits import Edits, context_keys, maker
 
 STUDY, VERSION = "one_target", 1
@@ -47,12 +48,15 @@ class Target:
     seed: int = 0
 
 
-SIZES: dict[str, dict[str, Any]] = {"smoke": {"requests": 5}}
+SIZES: dict[str, dict[str, Any]] = {"smoke": {"requests": 5}, "gpu": {"requests": 64}}
 
 
-def settings(scale: str, *, seed: int = 0, weight: float | None = None, dtype: str | None = None) -> Target:
+def settings(
+    scale: str, *, seed: int = 0, weight: float | None = None, dtype: str | None = None,
+    model: Pretraining | None = None,
+) -> Target:  # fmt: skip
     """weight: lambda of the edit that is looked at, by default the middle one of those that are tried."""
-    of = single_edits.settings(scale, seed=seed, dtype=dtype)
+    of = single_edits.settings(scale, seed=seed, dtype=dtype, model=model)
     return Target(of, of.weights[1] if weight is None else weight, seed=seed, **SIZES.get(scale, {}))
 
 

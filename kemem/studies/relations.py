@@ -21,6 +21,7 @@ from kemem.studies.hardness import PREDICTORS, Hardness, written
 from kemem.studies.lab import Lab, Result
 from kemem.studies.many import Benches, Many
 from kemem.studies.methods import Trained
+from kemem.studies.pretraining import Pretraining
 
 CHAPTER = "13_thousands"
 VERSION = many.VERSION
@@ -50,18 +51,28 @@ class Grid:
 SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smoke": (
         {"count": 4, "most": 4, "others": 3, "traced": 2, "samples": 2, "texts": 100},
-        {"least": 2, "sizes": (4,)},
+        {"least": 2, "sizes": (4,), "values": Grid.values},
+    ),
+    "gpu": (
+        {"count": 64, "others": 16, "traced": 12, "texts": 10_000},
+        {"least": 16, "sizes": (16, 64, 256)},
     ),
 }
-SEEDS = {"smoke": (0,)}  # of facts; elsewhere three
+SEEDS = {"smoke": (0,), "gpu": (0,)}  # of facts; elsewhere three
 
 
-def settings(scale: str, *, seed: int = 0) -> Grid:
-    """seed: of the draw of facts; the model is one."""
-    model = factual.settings(scale)
+def settings(scale: str, *, seed: int = 0, model: Pretraining | None = None) -> Grid:
+    """seed: of the draw of facts; the model is one, the scale's own unless given.
+
+    Values are those that trials on the laptop chose; on other models the weight is as many keys to a memory, and the
+    others are untried.
+    """
+    z = field.sizes(scale, model=model)
     of, grid = SIZES.get(scale, ({}, {}))
-    mend = field.trained(field.sizes(scale), grid.get("values", Grid.values)[2])
-    return Grid(Hardness(model, **of, seed=seed), mend, **grid)
+    weight, *others = Grid.values
+    grid = {"values": (*factual.weighed(z.model, (weight,)), *others), **grid}
+    mend = field.trained(z, grid["values"][2])
+    return Grid(Hardness(z.model, z.layers, **of, seed=seed), mend, **grid)
 
 
 def seeds(scale: str) -> tuple[int, ...]:
@@ -116,14 +127,16 @@ def gathered(g: Grid, hardness: Row, take: Callable[[Many], Row]) -> Seen:
     )
 
 
-def run(lab: Lab, scale: str, *, seed: int = 0, live: int = 6) -> tuple[Seen, ...]:
+def run(
+    lab: Lab, scale: str, *, seed: int = 0, live: int = 6, model: Pretraining | None = None
+) -> tuple[Seen, ...]:
     """All draws of facts of a scale: recorded rows where there are any, the others computed here.
 
     live: relations, those of which the most facts are known, of which MEMIT's row for `seed` is computed in any case.
     """
     benches, found = Benches(lab), []
     for each in dict.fromkeys((seed, *seeds(scale))):
-        g = settings(scale, seed=each)
+        g = settings(scale, seed=each, model=model)
         row = lab.store.find(hardness.STUDY, hardness.VERSION, g.hardness, recorded=True)
         row = row or hardness.measured(benches, g.hardness)
         names = list(row.values["relations"]) if each == seed else []

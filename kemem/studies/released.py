@@ -51,8 +51,8 @@ class Released:
 
 
 def released_settings(z: Field, made: Settings, *, seed: int = 0) -> Released:
-    """At the largest count of all: what is thrown away grows with it."""
-    count = z.counts[-1]
+    """At the largest count of all, unless the sizes have another: what is thrown away grows with it."""
+    count = z.switched or z.counts[-1]
     small = tuple((n, max(1, math.ceil(z.least / n))) for n in z.counts if n <= 6 and n < count)
     rates = made["FT-W"].value, made.get("FT", made["FT-W"]).value
     return Released(
@@ -120,7 +120,7 @@ def judged(
         own = requests[begin : begin + size]
         edit = editor(at.model, at.tok, own, at.moments, templates=at.templates)
         counted += edit.notes.get("requests", len(own))
-        judge = Judge(at.tok, own, prefixed=True)
+        judge = Judge(at.tok, own, batch_size=at.read, prefixed=True)
         with edit.applied(at.model):
             found.add(own, judge(at.model))
     after = found.told()

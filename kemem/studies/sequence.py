@@ -63,35 +63,39 @@ class Sequential:
 SIZES: dict[str, dict[str, Any]] = {
     "laptop": {"batch": 24, "marks": (24, 72, 144, 312), "names": NAMES},
     "smoke": {"batch": 2, "marks": (2, 4), "names": ("MEMIT", "ROME")},
+    "gpu": {"batch": 128, "marks": (128, 256, 512, 1024), "names": NAMES},
 }
 
 
-def settings(scale: str, made: Settings, name: str, *, seed: int = 0) -> Sequential:
-    """made: as chosen for many edits at once; nothing is chosen for edits in sequence."""
-    own = SIZES.get(scale, SIZES["laptop"])
-    facts = field.facts(field.sizes(scale), own["marks"][-1], seed=seed)
+def settings(scale: str, made: Settings, name: str, *, seed: int = 0, of: Field | None = None) -> Sequential:
+    """made: as chosen for many edits at once; nothing is chosen for edits in sequence.
+
+    of: the sizes of the comparison, the scale's own unless given.
+    """
+    own = SIZES[scale]
+    facts = field.facts(of or field.sizes(scale), own["marks"][-1], seed=seed)
     return Sequential(facts, name, made[name], own["batch"], own["marks"], seed)
 
 
-def grid(scale: str, made: Settings) -> dict[tuple[str, int], Sequential]:
+def grid(scale: str, made: Settings, of: Field | None = None) -> dict[tuple[str, int], Sequential]:
     """By method and seed."""
-    names = SIZES.get(scale, SIZES["laptop"])["names"]
+    z = of or field.sizes(scale)
     return {
-        (name, seed): settings(scale, made, name, seed=seed)
-        for name in names
+        (name, seed): settings(scale, made, name, seed=seed, of=z)
+        for name in SIZES[scale]["names"]
         if name in made
-        for seed in field.sizes(scale).seeds
+        for seed in z.seeds
     }
 
 
-def at_once(scale: str, made: Settings) -> dict[tuple[str, int], Many]:
+def at_once(scale: str, made: Settings, of: Field | None = None) -> dict[tuple[str, int], Many]:
     """The same facts written all at once by the methods that can, by method and seed: rows of `many`."""
-    z: Field = field.sizes(scale)
+    z = of or field.sizes(scale)
     return {
         (name, seed): field.one(
             z, name, s.setting, s.facts.count, seed=seed, blocks=1, written=z.texts_at(s.facts.count)
         )
-        for (name, seed), s in grid(scale, made).items()
+        for (name, seed), s in grid(scale, made, z).items()
         if not METHODS[name].one_by_one
     }
 
@@ -113,13 +117,16 @@ def run(benches: Benches, s: Sequential) -> Row:
         def look(number: int, model: nn.Module) -> None:
             if (done := number * size) in s.marks:
                 points.append(
-                    {"edits": done, **scored(at.tok, model, requests[:done], s.batch), **grown(model, weights),
+                    {"edits": done, **scored(at.tok, model, requests[:done], s.batch, at.read), **grown(model, weights),
                      "nats": evaluation.loss(model, ordinary)}
                 )  # fmt: skip
                 if lab.progress is not None:
                     lab.progress(done, s.marks[-1], f"{s.method}, edits in sequence")
 
-        before = {**scored(at.tok, at.model, requests, s.batch), "nats": evaluation.loss(at.model, ordinary)}
+        before = {
+            **scored(at.tok, at.model, requests, s.batch, at.read),
+            "nats": evaluation.loss(at.model, ordinary),
+        }
         edit = editing.in_batches(
             editor, at.model, at.tok, requests, at.moments, size, templates=at.templates, after=look
         )
@@ -128,12 +135,14 @@ def run(benches: Benches, s: Sequential) -> Row:
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
 
 
-def scored(tok: Any, model: nn.Module, requests: Sequence[Request], batch: int) -> dict[str, dict[str, Any]]:
-    """Scores of all these facts, of the first batch and of the latest."""
+def scored(
+    tok: Any, model: nn.Module, requests: Sequence[Request], batch: int, read: int = 64
+) -> dict[str, dict[str, Any]]:
+    """Scores of all these facts, of the first batch and of the latest. read: texts at a time."""
     parts = {"all": requests, "first": requests[:batch], "latest": requests[-batch:]}
     found = {}
     for name, part in parts.items():
-        own = Judge(tok, part)(model).summary()
+        own = Judge(tok, part, batch_size=read)(model).summary()
         found[name] = {score: own[score] for score in SHOWN}
     return found
 

@@ -26,9 +26,8 @@ from kemem.training.state import write_folder
 TOKENIZER_CHARACTERS = (
     6_000_000  # more text changes a vocabulary of a few thousand by little, and takes longer
 )
-
-
 WORDS = "words"
+FEW_WORDS = 2048  # of more words than that the rarest name stands in few of the texts: all are read
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,15 @@ def tokenizer(lab: Lab, setup: Setup) -> PreTrainedTokenizerBase:
     if setup.tokenizer not in ("", WORDS):
         return named(setup.tokenizer)
     text, unit = read(setup.corpus), "word" if setup.tokenizer == WORDS else "bytes"
-    identity = [text.digest, setup.vocabulary, TOKENIZER_CHARACTERS, *([unit] if unit != "bytes" else [])]
+    most = None if unit == "word" and setup.vocabulary > FEW_WORDS else TOKENIZER_CHARACTERS
+    identity = [text.digest, setup.vocabulary, most, *([unit] if unit != "bytes" else [])]
     name = sha256(json.dumps(identity).encode()).hexdigest()[:16]
     folder = lab.store.live / "work" / "tokenizers" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{name}.lock")):
         if (folder / "tokenizer.json").is_file():
             return corpora.load_tokenizer(str(folder))
-        fresh = train_tokenizer(_some(text.part("train")), setup.vocabulary, unit=unit)
+        fresh = train_tokenizer(_some(text.part("train"), most), setup.vocabulary, unit=unit)
         write_folder(folder, fresh.save_pretrained)  # whole or not at all: a torn vocabulary would be trusted
     return corpora.load_tokenizer(str(folder))
 
@@ -135,9 +135,9 @@ def named(name: str) -> PreTrainedTokenizerBase:
     return found
 
 
-def _some(texts: list[str]) -> list[str]:
-    """Texts spread evenly over the corpus, together at most TOKENIZER_CHARACTERS long."""
-    share = max(1, -(-sum(map(len, texts)) // TOKENIZER_CHARACTERS))
+def _some(texts: list[str], most: int | None) -> list[str]:
+    """Texts spread evenly over the corpus, together at most so many characters long; None: all."""
+    share = 1 if most is None else max(1, -(-sum(map(len, texts)) // most))
     return texts[::share]
 
 

@@ -66,14 +66,25 @@ class Edits:
 
 
 SIZES: dict[str, dict[str, Any]] = {
-    "laptop": {"weights": (1.0, 10.0, 100.0), "clamps": (2.0, 4.0, 8.0), "search": Search(clamp=2.0)},
+    "laptop": {"clamps": (2.0, 4.0, 8.0), "search": Search(clamp=2.0)},
     "smoke": {"weights": (1.0, 10.0, 100.0), "asked": (24, 24), "facts": (3, 4), "texts": 100},
-}
+    "gpu": {
+        "clamps": (2.0, 4.0, 8.0), "search": Search(clamp=2.0), "rates": (1e-4, 5e-4, 1.5e-3),
+        "radii": (1e-3, 5e-3, 2e-2), "facts": (12, 48), "texts": 10_000,
+    },
+}  # fmt: skip
+TRIED = (1.0, 10.0, 100.0)
+"""Weights on the laptop; elsewhere as many keys to a memory, unless a scale has its own."""
 
 
-def settings(scale: str, *, seed: int = 0, facts: int | None = None, dtype: str | None = None) -> Edits:
-    """facts: how many are reported on, where the scale's number is not wanted."""
-    found = Edits(factual.settings(scale, seed=seed), dtype=dtype, seed=seed, **SIZES.get(scale, {}))
+def settings(
+    scale: str, *, seed: int = 0, facts: int | None = None, dtype: str | None = None,
+    model: Pretraining | None = None,
+) -> Edits:  # fmt: skip
+    """facts: how many are reported on, where the scale's number is not wanted. model: the scale's own unless given."""
+    model = model or factual.settings(scale, seed=seed)
+    sizes = {"weights": factual.weighed(model, TRIED), **SIZES.get(scale, {})}
+    found = Edits(model, factual.critical(model), dtype=dtype, seed=seed, **sizes)
     return found if facts is None else replace(found, facts=(found.facts[0], facts))
 
 

@@ -24,7 +24,7 @@ CHAPTER = "13_thousands"
 VERSION = many.VERSION
 ROWS = {many.STUDY: many.VERSION, **capacity.ROWS}
 METHOD = "MEMIT"
-SEEDS = {"smoke": (0,), "laptop": (0, 1, 2)}
+SEEDS = {"smoke": (0,), "laptop": (0, 1, 2), "gpu": (0,)}
 """Of the draws of facts; the first is live in the chapter."""
 LOAD = 10_000 / 16_384  # facts to memories of a layer, as published
 LIVE = 128  # facts at once that a chapter writes on the reader's machine; more are recorded
@@ -53,6 +53,12 @@ class Thousands:
     """Facts at most; None: all that the model knows."""
     at: int = 64
     """Facts of the trials and of the sweeps of weights and layers: an eighth of a layer's memories."""
+    tried: tuple[float, ...] = METHODS[METHOD].values
+    """Weights of the trials, ..."""
+    clamp: float = CLAMP
+    """... at this clamp, ..."""
+    clamps: tuple[float, ...] = TARGET_CLAMPS
+    """... and clamps that are tried at the best of them."""
     weights: tuple[float, ...] = WEIGHTS
     heavier: tuple[float, ...] = (10.0, 100.0, 300.0, 1000.0)
     """Weights that are tried at the published load."""
@@ -71,13 +77,28 @@ SIZES: dict[str, dict[str, Any]] = {
     "smoke": {
         "layers": (0, 1), "counts": (1, 2, 4, 8), "least": 8, "most": 24, "at": 8,
         "weights": (0.3, 10.0, 30.0, 100.0, 300.0, 3000.0), "heavier": (10.0, 100.0), "written": 1, "texts": 100,
+        "tried": METHODS[METHOD].values,
     },
+    "gpu": {"counts": (1, 16, 128, 1024, 5000), "least": 128, "most": 10_000, "at": 512, "texts": 10_000},
 }  # fmt: skip
+HEAVIER = {"gpu": (100.0, 1000.0)}
+"""Weights that are tried at the published load where not those of the laptop; per MEMORIES, as all others."""
 
 
-def settings(scale: str, *, seed: int = 0, dtype: str | None = None) -> Thousands:
-    """The model is the same for every seed: that of the facts, of the new objects and of the prefixes."""
-    return Thousands(factual.settings(scale), dtype=dtype, seed=seed, **SIZES.get(scale, {}))
+def settings(
+    scale: str, *, seed: int = 0, dtype: str | None = None, model: Pretraining | None = None
+) -> Thousands:
+    """The model is the same for every seed: that of the facts, of the new objects and of the prefixes.
+
+    model: the scale's own unless given. Weights of the old memory are those of the laptop to a memory.
+    """
+    model = model or factual.settings(scale)
+    sizes = {
+        "layers": factual.critical(model), "tried": factual.weighed(model, METHODS[METHOD].values),
+        "weights": factual.weighed(model, WEIGHTS),
+        "heavier": factual.weighed(model, HEAVIER.get(scale, Thousands.heavier)), **SIZES.get(scale, {}),
+    }  # fmt: skip
+    return Thousands(model, dtype=dtype, seed=seed, **sizes)
 
 
 # ---------------------------------------------------------------------- grids
@@ -92,14 +113,12 @@ def one(s: Thousands, at: Trial, count: int, *, least: int = 1, **rest: Any) -> 
 
 def trials(s: Thousands) -> dict[Trial, Many]:
     """Weights that are tried first, on tuning facts. Their draw is the same whatever the draw of reported facts."""
-    return {
-        (x, CLAMP): one(s, (x, CLAMP), s.at, part="tuning", written=0, seed=0) for x in METHODS[METHOD].values
-    }
+    return {(x, s.clamp): one(s, (x, s.clamp), s.at, part="tuning", written=0, seed=0) for x in s.tried}
 
 
 def clampings(s: Thousands, weight: float) -> dict[Trial, Many]:
     """Clamps that are tried then, at the best of the weights."""
-    return {(weight, x): one(s, (weight, x), s.at, part="tuning", written=0, seed=0) for x in TARGET_CLAMPS}
+    return {(weight, x): one(s, (weight, x), s.at, part="tuning", written=0, seed=0) for x in s.clamps}
 
 
 def chosen(rows: Mapping[Trial, Row]) -> Trial:
@@ -112,7 +131,7 @@ def loaded(s: Thousands, clamp: float) -> dict[Trial, Many]:
     return {
         (x, c): one(s, (x, c), s.load, part="tuning", written=0, seed=0)
         for x in s.heavier
-        for c in dict.fromkeys((CLAMP, clamp))
+        for c in dict.fromkeys((s.clamp, clamp))
     }
 
 

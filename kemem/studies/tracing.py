@@ -55,12 +55,15 @@ class Tracing:
     seed: int = 0
 
 
-SIZES = {"smoke": {"facts": 12, "samples": 3, "paired": 2, "noises": 8}}
+SIZES = {"smoke": {"facts": 12, "samples": 3, "paired": 2, "noises": 8}, "gpu": {"facts": 300}}
 
 
-def settings(scale: str, *, seed: int = 0, facts: int | None = None, window: int | None = None) -> Tracing:
-    """The scale's settings. window: by default the paper's share of the layers, at least one."""
-    model = factual.settings(scale, seed=seed)
+def settings(
+    scale: str, *, seed: int = 0, facts: int | None = None, window: int | None = None,
+    model: Pretraining | None = None,
+) -> Tracing:  # fmt: skip
+    """The scale's settings. window: by default the paper's share of the layers, at least one. model: its own."""
+    model = model or factual.settings(scale, seed=seed)
     sizes = {**SIZES.get(scale, {}), **({} if facts is None else {"facts": facts})}
     wide = max(1, round(PAPER_WINDOW / PAPER_LAYERS * model.setup.layers)) if window is None else window
     return Tracing(model, window=wide, seed=seed, **sizes)
