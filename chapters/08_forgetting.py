@@ -43,7 +43,7 @@ from kemem import book, claims, continual, plot
 from kemem.studies import budget, courses, interference, landscape, standing
 
 lab = book.open_chapter("08_forgetting", globals())
-z = interference.bounds(scale)
+z = interference.bounds(scale, device=lab.card)
 tried = budget.tried(lab, z)
 made = budget.chosen(tried)
 rate = learning_rate or made["ncl"].rate
@@ -57,7 +57,7 @@ print(f"{len(tried)} trials; learning rate of the live runs: {rate:g}")
 # Ours are small, and chosen so that they differ by different amounts. Three are the docstrings of one package each. Of docstrings the model has read a sample in pretraining, so this kind of text is not new to it. One is a country of an invented world, with other people and places than those of the world that it knows. This is how they begin:
 
 # %%
-found = interference.run(lab, interference.settings(scale, rate=rate, seed=seed, dtype=dtype))
+found = interference.run(lab, interference.settings(scale, rate=rate, seed=seed, dtype=dtype, device=lab.card))
 v = found.values
 if lab.drift(found):
     print(f"The text of this run is {lab.drift(found)}; its numbers differ from the recorded ones for that reason alone.")
@@ -545,7 +545,7 @@ stages = [f"{share:g}" for share in z.stages]
 
 
 def at_stages(of):
-    return [[of(courses.course(begun[stage, 0, seed_])) for stage in stages] for seed_ in z.seeds]
+    return [[of(courses.course(begun[stage, 0, seed_])) for stage in stages] for seed_ in z.aside]
 
 
 at = [100 * share for share in z.stages]
@@ -561,7 +561,7 @@ with plot.figure(columns=2, height=3.4) as (left, right):
 # %% tags=["hide-input"]
 plot.table(
     [
-        (f"{100 * share:.0f} %", *(spread([of(courses.course(begun[f"{share:g}", 0, s])) for s in z.seeds]) for of in (
+        (f"{100 * share:.0f} %", *(spread([of(courses.course(begun[f"{share:g}", 0, s])) for s in z.aside]) for of in (
             lambda c: mean(c.before), lambda c: c.average, lambda c: c.learned, lambda c: c.forgetting, lambda c: c.general[-1])))
         for share in z.stages
     ],

@@ -168,14 +168,16 @@ print("with it, units have an importance:", bool((proxy.intermediate > 0).all())
 #
 # Now the models of this part: one that fills in masked tokens, RoBERTa-shaped and with dropout as in the paper, and the causal one of {doc}`02_pretraining`. A short course of DAS over all domains runs on each, live. What it measures is kept.
 
+
 # %%
+def settings(kind, **chosen):
+    return looking.settings(kind, scale, seed=seed, dtype=dtype, device=lab.card, **chosen)
+
+
 course = {
-    name: masking.run(
-        lab,
-        looking.settings(masking.Coursed, scale, masked=masked, seed=seed, dtype=dtype, samples=samples, steps=steps),
-    )
+    name: masking.run(lab, settings(masking.Coursed, masked=masked, samples=samples, steps=steps))
     for name, masked in looking.MODELS.items()
-}  # fmt: skip
+}
 measured = ["general", *course["masked"].values["names"]]
 print(f"{len(course)} models, {len(measured)} importances each: {', '.join(measured)}")
 
@@ -245,11 +247,9 @@ from kemem.continual.gates import SITES, Units
 from kemem.continual.importance import normalised
 
 looked = {
-    name: units.importance(
-        lab, looking.settings(units.Measured, scale, masked=masked, seed=seed, dtype=dtype, samples=samples)
-    )
+    name: units.importance(lab, settings(units.Measured, masked=masked, samples=samples))
     for name, masked in looking.MODELS.items()
-}  # fmt: skip
+}
 scores = torch.tensor([sorted(looked["masked"].values["example"])], dtype=torch.float64)
 NAMES = {"tanh_clip": "max(0, tanh z)", "paper_abs": "|tanh z|", "rank": "rank"}
 with plot.figure(height=3.0) as axes:
@@ -450,7 +450,7 @@ with plot.figure(columns=2, rows=2, height=2.5, sharey=True, sharex=True) as gri
 
 # %%
 moved = {
-    name: moving.movement(lab, looking.settings(moving.Moved, scale, masked=masked, seed=seed, dtype=dtype))
+    name: moving.movement(lab, settings(moving.Moved, masked=masked))
     for name, masked in looking.MODELS.items()
 }
 for name, row in moved.items():
@@ -515,11 +515,9 @@ plot.table(
 
 # %%
 pairs = {
-    name: pairing.contrast(
-        lab, looking.settings(pairing.Contrasted, scale, masked=masked, seed=seed, dtype=dtype, samples=samples)
-    )
+    name: pairing.contrast(lab, settings(pairing.Contrasted, masked=masked, samples=samples))
     for name, masked in looking.MODELS.items()
-}  # fmt: skip
+}
 
 # %% tags=["hide-input"]
 LOSSES = ("twins", "mispaired", "twins alone", "mispaired alone")
@@ -591,9 +589,8 @@ plot.table(
 # Which of them were on when the paper's tables were made cannot be known. The differences below are to plain DAS as this book has it, seed by seed: mean and interval.
 
 # %%
-broken = {
-    name: variants.beside(lab, budget.sizes(scale, masked=masked), "defect") for name, masked in looking.MODELS.items()
-}
+compared = {name: budget.sizes(scale, masked=masked, device=lab.card) for name, masked in looking.MODELS.items()}
+broken = {name: variants.beside(lab, z, "defect") for name, z in compared.items()}
 for name, (found, plain) in broken.items():
     print(f"{name} model: {len(found)} variants beside plain DAS, {len(plain['average'])} seeds each")
 
@@ -612,7 +609,7 @@ def variants_table(found, plain, first):
 variants_table(*broken["masked"], "masked model, less plain DAS")
 
 # %% tags=["hide-input"]
-variants_table(*broken["causal"], "causal model, less plain DAS")
+variants_table(*broken["causal"], "causal model, less plain DAS") if broken["causal"][0] else print("not at this scale")
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-das-released", "caption": "DAS with each defect of the released code alone, and with all: average loss over domains at the end, and forgetting, less those of plain DAS. Above the masked model, below the causal one. Small marks are seeds, large ones their mean. Left of the line is better than plain DAS."}, "image": {"alt": "Four panels of points, a row for each switch: change of average loss and of forgetting against plain DAS, with a vertical line at zero, for the masked model above and the causal one below."}}
@@ -629,8 +626,9 @@ def strip(panels, found, quantities=("average", "forgetting")):
 
 
 def strips(both, height):
-    with plot.figure(columns=2, rows=2, height=height) as grid:
-        for panels, (name, (found, _)) in zip(grid, both.items(), strict=True):
+    shown = {name: found for name, (found, _) in both.items() if found}
+    with plot.figure(columns=2, rows=len(shown), height=height, squeeze=False) as grid:
+        for panels, (name, found) in zip(grid, shown.items(), strict=True):
             strip(panels, found)
             panels[0].set(ylabel=name)
             panels[1].set_yticks(range(len(found)), [])
@@ -645,9 +643,7 @@ strips(broken, 1.0 + 0.26 * len(broken["masked"][0]))
 # loss (`stand-in-kl`, `stand-in-loss`).
 
 # %%
-removed = {
-    name: variants.beside(lab, budget.sizes(scale, masked=masked), "part") for name, masked in looking.MODELS.items()
-}
+removed = {name: variants.beside(lab, z, "part") for name, z in compared.items()}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-das-parts", "caption": "DAS with a part left out, less plain DAS. Above the masked model, below the causal one. Right of the line the part was of use."}, "image": {"alt": "Four panels of points, a row for each part that is left out: change of average loss and of forgetting for the masked model and for the causal one."}}
 strips(removed, 2.7)
@@ -668,10 +664,10 @@ claims.table(lab, *(claims.CLAIMS[f"das.{number}"] for number in (9, 10, 11)))
 # with the other normalisations.
 
 # %%
-others = variants.beside(lab, budget.sizes(scale), "importance")
+others = variants.beside(lab, compared["causal"], "importance")
 
 # %% tags=["hide-input"]
-variants_table(*others, "causal model, less plain DAS")
+variants_table(*others, "causal model, less plain DAS") if others[0] else print("not at this scale")
 
 # %% [markdown]
 # ## What to conclude

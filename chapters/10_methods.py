@@ -46,7 +46,7 @@ from kemem.continual import taskmasks
 from kemem.studies import budget, courses, findings, footprint, growing, standing
 
 lab = book.open_chapter("10_methods", globals())
-z = budget.sizes(scale)
+z = budget.sizes(scale, device=lab.card)
 
 # %% [markdown]
 # ## The budget
@@ -567,6 +567,24 @@ with plot.figure(rows=2, width=5.6, height=4.6) as panels:
     panels[1].set(xlabel="published FR in MF1 (points)", ylabel=f"F, {origin} (nats a token)", title="Forgetting")
 
 # %% [markdown]
+# ## The same, filling in masked tokens
+#
+# The paper's model sees what stands on both sides of a gap. A model of that kind, RoBERTa-shaped and with dropout, on the same domains in one order, with trials of its own by the same rule; fewer methods, since each course takes longer. It is also the one by which the next section goes.
+
+# %% tags=["hide-input"]
+SQUARE = ("average", "forgetting", "learned", "general")
+filling = budget.sizes(scale, masked=True, device=lab.card)
+filling_made = budget.chosen(budget.tried(lab, filling))
+filled = budget.table(lab, budget.contest(filling, filling_made))
+plot.table(
+    [
+        (label_of(name), f"{filling_made[name].rate:g}", *(cell(by_seed(filled, name, value[q])) if name != "pool" or q in ("average", "general") else "" for q in SQUARE), cell(by_seed(filled, name, value["task"]), 1))
+        for name in sorted(filling.names, key=lambda name: mean(by_seed(filled, name, value["average"])))
+    ],
+    ("nats a masked token", "learning rate", "average at the end", "forgetting F", "learned", "general text", "end tasks (%)"),
+)  # fmt: skip
+
+# %% [markdown]
 # ## Real domains, real end tasks
 #
 # So far text was what this machine has, and end tasks were made from it. Four of the paper's domains come with text and labels that can be had: reviews of restaurants, papers on computational linguistics, papers on artificial intelligence, and medical abstracts. Their end tasks are those of the paper, with its splits: the sentiment of an aspect in a review (SemEval), why a paper is cited (ACL-ARC), how two terms are related (SciERC), and what a chemical does to a protein (ChemProt). Most sentences of ACL-ARC also stand in the papers that are learned, without labels.
@@ -574,8 +592,7 @@ with plot.figure(rows=2, width=5.6, height=4.6) as panels:
 # Here the model that fills in masked tokens learns, for it is the paper's kind. Nothing was chosen on these domains: settings are what trials with that model chose on the domains above. One order, and one seed, so there are no intervals; the score is that of the published task, of a linear classifier on the frozen model.
 
 # %% tags=["hide-input"]
-judged = budget.real(scale)
-published = budget.table(lab, budget.published(scale, budget.settings(lab.store, scale, masked=True))) if judged else {}
+published = budget.table(lab, budget.published(scale, filling_made, device=lab.card))
 last = {name: courses.course(row) for (name, _, _), row in published.items()}
 
 
@@ -656,7 +673,6 @@ squared = budget.table(lab, budget.square(z, made))
 arms = list(dict.fromkeys(name for name, _, _ in squared))
 
 # %% tags=["hide-input"]
-SQUARE = ("average", "forgetting", "learned", "general")
 first = {key: row for key, row in rows.items() if key[1] == 0}  # the same order as that of these arms
 plot.table(
     [
@@ -690,7 +706,7 @@ EFFECTS = {q: effects(q) for q in SQUARE}
 plot.table(
     [(what, *(cell(EFFECTS[q][what]) for q in SQUARE)) for what in EFFECTS["average"]],
     ("change, nats a token", "average", "forgetting F", "learned", "general text at the end"),
-) if EFFECTS["average"] else print("two of the four arms at this scale")
+) if EFFECTS["average"] else print("not all four arms at this scale")
 
 # %% [markdown]
 # Read the lines by their intervals: one that holds zero says nothing. A change below zero is good for the average, for forgetting and for general text.
@@ -704,7 +720,7 @@ plugged = budget.table(lab, budget.plugins(z, made))
 plot.table(
     [
         (
-            name, f"{sum(plugged[name, 0, z.seeds[0]].values['added']):,}",
+            name, f"{sum(plugged[name, 0, z.aside[0]].values['added']):,}",
             *(cell(by_seed(plugged, name, value[q])) for q in ("average", "forgetting", "learned", "forward")),
         )
         for name in dict.fromkeys(name for name, _, _ in plugged)
@@ -736,7 +752,7 @@ claims.table(lab, claims.CLAIMS["review.parallel-adapters"])
 
 # %%
 grown = growing.table(lab, scale)
-kinds = list(growing.sizes(scale).grown)
+kinds = list(growing.sizes(scale, device=lab.card).grown)
 print(f"{len(grown)} courses of {len(growing.arms(scale))} arms")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-methods-growing", "caption": "Loss over all domains at the end, against the arithmetic of the whole course: means over seeds, bars from the lowest to the highest. The line joins the model that does not grow with the one that does not grow and learns for longer: growth pays where a point is below the line. Circles: growth without recovery; squares: growth with it, or no growth."}, "image": {"alt": "Scatter of nine arms of ELLE: teraflops of training against mean loss at the end, with a line between the two arms without growth."}}

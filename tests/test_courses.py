@@ -17,7 +17,6 @@ from kemem.continual import DAS, Held, Probing, Prompt, asked, domains, learn, p
 from kemem.continual.importance import Measuring, domain_importance, emax, general_importance, normalised
 from kemem.continual.sequence import Mixed
 from kemem.corpora import pack
-from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.objective import Masked, causal
 from kemem.runs import Row, Store
@@ -485,12 +484,6 @@ def test_a_table_has_the_rows_of_its_grid(lab, monkeypatch):
     assert {name: row.values for name, row in budget.finished(lab.store, grid).items()} == {
         name: row.values for name, row in found.items()
     }
-
-
-@pytest.mark.parametrize("scale", ["gpu", "paper", "huge"])
-def test_other_scales_are_refused(scale):
-    with pytest.raises(BadInput, match=f"at the scales smoke and laptop; got '{scale}'"):
-        budget.sizes(scale)
 
 
 # ---------------------------------------------------------------------- setups with dropout

@@ -33,6 +33,7 @@ from kemem.studies.landscape import (
     slopes,
     weights_of,
 )
+from kemem.studies.trials import Tried
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -319,7 +320,9 @@ def test_a_row_is_stable_and_its_numbers_have_names(lab, row, monkeypatch):
     again = interference.run(lab, interference.settings("smoke", rate=1e-3))
     assert again.values == row.values and again is not row
     monkeypatch.setattr(budget, "finished", lambda store, grid: {})
-    monkeypatch.setattr(interference, "TRIED", {"ncl": SimpleNamespace(rates=(1e-3,))})
+    usual = interference.bounds("smoke")
+    tried = {**usual.trials, "ncl": Tried("NCL", rates=(1e-3,))}
+    monkeypatch.setattr(interference, "bounds", lambda scale, device=None: replace(usual, trials=tried))
     found = interference.results(lab.store, "smoke")
     (pair,) = again.values["pairs"]
     start, end = pair["ends"]

@@ -8,116 +8,22 @@ of DAS are left out, and defects of its released code put in, with the settings 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from kemem.continual import named
-from kemem.continual.das import ABLATIONS, DEFECTS
-from kemem.errors import BadInput
 from kemem.runs import Row, Store
-from kemem.studies import courses, pool, pretraining
+from kemem.studies import courses, pool
 from kemem.studies.courses import Learning, Value
+from kemem.studies.domain_sizes import SCALES, Budget, real, sizes
 from kemem.studies.lab import Lab
-from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import Dropped
-from kemem.studies.trials import SQUARE, TRIED, Setting
+from kemem.studies.trials import SQUARE as SQUARE
+from kemem.studies.trials import TRIED as TRIED
+from kemem.studies.trials import Setting
 
-SCALES = ("smoke", "laptop")
 MEASURING = ("ewc", "fisher-mask", "das")
 """Methods that measure importances on rows of each domain."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Sizes of the comparison at a scale."""
-
-    base: Learning
-    measured: int = 200
-    """Rows of a domain on which importances are measured."""
-    orders: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3), (3, 2, 1, 0))
-    seeds: tuple[int, ...] = (0, 1, 2)
-    names: tuple[str, ...] = tuple(TRIED)
-    tried: int = 4
-    """Trials of each method at most."""
-    square: tuple[str, ...] = tuple(SQUARE)
-    shares: tuple[float, ...] = (0.1,)
-    """Of a domain's rows, on which importance is measured."""
-    stages: tuple[float, ...] = (0.2, 0.5, 0.75, 1.0)
-    """Shares of the schedule of pretraining after which the sequence begins."""
-    importances: tuple[str, ...] = ("magnitude", "gradient", "lottery")
-    normalisations: tuple[str, ...] = ("tanh_clip", "paper_abs", "rank")
-    parts: tuple[str, ...] = tuple(name.replace(" ", "-") for name in ABLATIONS)
-    defects: tuple[str, ...] = (*(name.replace(" ", "-") for name in DEFECTS), "as-released")
-
-
-LAPTOP = (
-    "docstrings:sympy", "world:people=300,seed=1,within=Sumstan", "docstrings:transformers", "docstrings:pandas",
-)  # fmt: skip
-MASKED = Pretraining(
-    Dropped(
-        corpus=pretraining.LAPTOP.corpus, vocabulary=2048, layers=4, width=96, memories=384, heads=4, length=96,
-        rows=16, steps=16_000, learning_rate=2e-3, weight_decay=0.1, family="roberta",
-    ),
-    stages=(1.0,), facts=0, prompts=(),
-)  # fmt: skip
-"""A RoBERTa-shaped model that fills in masked tokens, with dropout as in the paper, on the same text."""
-SMOKE_MASKED = Pretraining(
-    Dropped(
-        corpus=pretraining.SCALES["smoke"].setup.corpus, vocabulary=512, layers=2, width=24, memories=40, heads=2,
-        length=48, rows=8, steps=20, learning_rate=2e-3, weight_decay=0.1, family="roberta", dtype="float64",
-    ),
-    stages=(1.0,), held_out=1000, facts=0, prompts=(),
-)  # fmt: skip
-REAL = ("restaurants", "acl", "ai", "pubmed")
-
-
-def _base(model: Pretraining, texts: tuple[str, ...], **sizes: Any) -> Learning:
-    return Learning(model, model.steps[-1], texts, **sizes)
-
-
-def sizes(scale: str, *, masked: bool = False) -> Budget:
-    """The comparison at a scale, with the causal model or the one that fills in masked tokens."""
-    if scale not in SCALES:
-        raise BadInput(f"domains are learned in a row at the scales {' and '.join(SCALES)}; got {scale!r}.")
-    if scale == "smoke":
-        model = SMOKE_MASKED if masked else pretraining.settings("smoke")
-        base = _base(
-            model, ("docstrings:networkx", "world:people=60,seed=1,documents=300,within=Sumstan"), steps=3, rows=4,
-            length=48, test_tokens=600, examples=(40, 20), asked_length=32, dtype="float64",
-        )  # fmt: skip
-        return Budget(
-            base, 16, ((0, 1), (1, 0)), (0,), ("ncl", "one", "pool", "ewc", "das"), 2, tuple(SQUARE)[:2], (0.5,),
-            () if masked else (0.5, 1.0), ("magnitude",), ("rank",), ("without-contrast",), ("gradient",),
-        )  # fmt: skip
-    if masked:
-        names = ("ncl", "one", "pool", "ewc", "replay", "das")
-        return Budget(
-            _base(MASKED, LAPTOP),
-            orders=((0, 1, 2, 3),),
-            names=names,
-            square=(),
-            shares=(),
-            stages=(),
-            importances=(),
-            normalisations=(),
-        )
-    defects = tuple(name for name in Budget.defects if name != "uncorrupted")  # there is nothing to corrupt
-    return Budget(_base(pretraining.settings("laptop"), LAPTOP), defects=defects)
-
-
-def real(scale: str) -> Budget | None:
-    """Four domains of the paper with their published end tasks, with settings that were chosen on the others.
-
-    The model that fills in masked tokens learns them: it is the paper's kind. None where no data is asked for.
-    """
-    if scale != "laptop":
-        return None
-    base = _base(MASKED, REAL, steps=80, rows=16, test_tokens=8000, examples=(1500, 1000), asked_length=96)
-    return Budget(
-        base, orders=((0, 1, 2, 3),), seeds=(0,), names=("ncl", "one", "pool", "ewc", "replay", "das"), square=(),
-        shares=(), stages=(), importances=(), normalisations=(), defects=(),
-    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- the rows
@@ -139,11 +45,10 @@ def one(z: Budget, name: str, of: Setting, *, seed: int = 0, order: int = 0, **c
 
 def tuning(z: Budget) -> dict[tuple[str, Setting], Learning]:
     """All trials, by method and setting."""
-    asked = {**{name: TRIED[name] for name in z.names}, **{name: SQUARE[name] for name in z.square}}
     return {
         (name, of): one(z, name, of, part="validation")
-        for name, tried in asked.items()
-        for of in tried.trials()[: z.tried]
+        for name in (*z.names, *z.square)
+        for of in z.trials[name].trials()[: z.tried]
     }
 
 
@@ -154,7 +59,7 @@ def beyond(z: Budget, rows: Mapping[tuple[str, Setting], Row]) -> dict[tuple[str
     return {
         (name, of): one(z, name, of, part="validation")
         for name, best in chosen(rows).items()
-        for of in {**TRIED, **SQUARE}[name].beyond(best)
+        for of in z.trials[name].beyond(best)
     }
 
 
@@ -192,12 +97,12 @@ def parts(z: Budget, settings: Settings) -> dict[Place, Learning]:
     return {**ablations(z, settings), **_first(z, arms)}
 
 
-def published(scale: str, settings: Settings) -> dict[Place, Learning]:
+def published(scale: str, settings: Settings, *, device: str | None = None) -> dict[Place, Learning]:
     """The methods and the ablations on domains of the paper; none where the scale has none.
 
-    settings: what was chosen for the model that fills in masked tokens, on the other domains.
+    settings: what was chosen for the model that fills in masked tokens, on the other domains. device: of `sizes`.
     """
-    z = real(scale)
+    z = real(scale, device=device)
     return {**contest(z, settings), **ablations(z, settings)} if z and settings else {}
 
 
@@ -248,14 +153,14 @@ def plugins(z: Budget, settings: Settings) -> dict[Place, Learning]:
         for placement in ("parallel", "sequential")
         for masks in (True, False)
     }
-    return _first(z, arms)
+    return _first(z, arms, z.aside)
 
 
 def starts(z: Budget, settings: Settings) -> dict[Place, Learning]:
     """Plain training from earlier stages of the same model."""
     whole = one(z, "ncl", settings["ncl"])
     steps = {share: whole.model.setup.at((share,))[0] for share in z.stages}
-    return _first(z, {f"{share:g}": replace(whole, step=step) for share, step in steps.items()})
+    return _first(z, {f"{share:g}": replace(whole, step=step) for share, step in steps.items()}, z.aside)
 
 
 def _everywhere(z: Budget, arms: Mapping[str, Learning]) -> dict[Place, Learning]:
@@ -269,9 +174,11 @@ def _everywhere(z: Budget, arms: Mapping[str, Learning]) -> dict[Place, Learning
     }
 
 
-def _first(z: Budget, arms: Mapping[str, Learning]) -> dict[Place, Learning]:
-    """In the first order only."""
-    return {(name, 0, seed): replace(s, seed=seed) for name, s in arms.items() for seed in z.seeds}
+def _first(
+    z: Budget, arms: Mapping[str, Learning], seeds: tuple[int, ...] | None = None
+) -> dict[Place, Learning]:
+    """In the first order only; seeds: those of the comparison unless others are given."""
+    return {(name, 0, seed): replace(s, seed=seed) for name, s in arms.items() for seed in seeds or z.seeds}
 
 
 Key = TypeVar("Key", bound=Hashable)

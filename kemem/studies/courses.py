@@ -7,7 +7,7 @@ general text and the end task of every domain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -32,7 +32,8 @@ from kemem.continual import (
     specialists,
 )
 from kemem.continual.domains import REAL, Source
-from kemem.continual.finetuning import longest
+from kemem.continual.end_tasks import EndTask
+from kemem.continual.finetuning import How, Score, longest
 from kemem.continual.importance import Measuring, domain_importance, general_importance
 from kemem.corpora import Blocks, Corpus, pack
 from kemem.errors import BadInput
@@ -91,6 +92,34 @@ class Learning:
             warmup_steps=round(0.1 * self.steps), final_share=1 / self.steps, schedule="linear", weight_decay=0.0,
             betas=(0.9, 0.999), epsilon=1e-6, clip=0.0, seed=self.seed,
         )  # fmt: skip
+
+    def ends(self, task: EndTask) -> How:
+        """How the model is put to an end task."""
+        return Probing(length=self.asked_length)
+
+    def products(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Around a whole course: the precision in which matrices are multiplied."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class OnCard(Learning):
+    """A course on an accelerator: weights in float32, products in `precision` in training, measuring and judging.
+
+    accumulation: micro-batches of a step.
+    """
+
+    precision: str = "bfloat16"
+    accumulation: int = 1
+
+    def recipe(self) -> Recipe:
+        return replace(super().recipe(), precision=self.precision, accumulation=self.accumulation)
+
+    def products(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        # without its cache, which would hold 16-bit copies of the weights as they were before a step
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 # ---------------------------------------------------------------------- methods that stand beside the named ones
@@ -216,10 +245,11 @@ def _course(lab: Lab, s: Learning, provenance: dict[str, Any]) -> dict[str, Any]
         raise BadInput(f"expected plain training to be watched, ncl; got {s.method!r}; set every=0.")
     if s.every:
         own = [Watched(lists, s.every, goal)]
-    course: Course = GO[schedule](
-        model, lists, another if schedule == "one" else own[0], s.recipe(), objective=goal,
-        general=general, ask=_ask(s, sources, tok), batch_size=lab.batch_size or 32, progress=lab.progress,
-    )  # fmt: skip
+    with s.products(models.named_device(lab.device)):
+        course: Course = GO[schedule](
+            model, lists, another if schedule == "one" else own[0], s.recipe(), objective=goal,
+            general=general, ask=_ask(s, sources, tok), batch_size=lab.batch_size or 32, progress=lab.progress,
+        )  # fmt: skip
     watched = own[0].seen if isinstance(own[0], Watched) else []
     return {**told(course), "parameters": sum(p.numel() for p in model.parameters()), "watched": watched}
 
@@ -266,7 +296,13 @@ _ROWS: dict[tuple[Any, ...], Blocks] = {}
 
 def _ask(s: Learning, sources: list[Source], tok: Any) -> Any:
     tasks = {each.name: each.task.limited(*s.examples) for each in sources if each.task is not None}
-    return asked(tasks, Probing(length=s.asked_length), tok) if tasks else None
+
+    def how(
+        model: nn.Module, tok: Any, task: EndTask, method: Method | None = None, domain: Domain | None = None
+    ) -> Score:
+        return s.ends(task)(model, tok, task, method, domain)
+
+    return asked(tasks, how, tok) if tasks else None
 
 
 def told(course: Course) -> dict[str, Any]:

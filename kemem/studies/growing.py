@@ -65,25 +65,37 @@ class Sizes:
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
-def sizes(scale: str) -> Sizes:
-    """Refused: scales at which no domains are learned in a row."""
-    base = replace(budget.sizes(scale).base, method="elle")
-    if scale == "smoke":
-        return Sizes(
-            base, 4,
-            {"depth": {"blocks": 1}, "memories": {"memories": 32}, "width": {"width": 12, "heads": 1}},
-            {"recovery_steps": 2, "recovery_rows": 4}, seeds=(0,),
-        )  # fmt: skip
-    return Sizes(
-        base, 72,
-        {"depth": {"blocks": 1}, "memories": {"memories": 128}, "width": {"width": "24,0,24", "heads": "1,0,1"}},
-        {"recovery_steps": 10, "recovery_rows": 16},
-    )  # fmt: skip
+_SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "longer": 4, "recovery": {"recovery_steps": 2, "recovery_rows": 4}, "seeds": (0,),
+        "grown": {"depth": {"blocks": 1}, "memories": {"memories": 32}, "width": {"width": 12, "heads": 1}},
+    },
+    "laptop": {
+        "longer": 72, "recovery": {"recovery_steps": 10, "recovery_rows": 16},
+        "grown": {
+            "depth": {"blocks": 1}, "memories": {"memories": 128}, "width": {"width": "24,0,24", "heads": "1,0,1"}
+        },
+    },
+    "gpu": {
+        "longer": 50, "recovery": {"recovery_steps": 8, "recovery_rows": 64}, "seeds": (0,), "rate": 3e-4,
+        "grown": {
+            "depth": {"blocks": 1}, "memories": {"memories": 228}, "width": {"width": "0,64,64", "heads": "0,1,1"}
+        },
+    },
+}  # fmt: skip
+"""rate: of learning, where it is another one than a course's."""
 
 
-def arms(scale: str) -> dict[str, Learning]:
+def sizes(scale: str, *, device: str | None = None) -> Sizes:
+    """device: of `budget.sizes`. Refused: scales at which no domains are learned in a row."""
+    base = replace(budget.sizes(scale, device=device).base, method="elle")
+    own = dict(_SIZES[scale])
+    return Sizes(replace(base, learning_rate=own.pop("rate", base.learning_rate)), **own)
+
+
+def arms(scale: str, *, device: str | None = None) -> dict[str, Learning]:
     """Nothing of ELLE; all but growth, also for longer; growth of each kind, with and without recovery."""
-    z = sizes(scale)
+    z = sizes(scale, device=device)
 
     def arm(steps: int = z.base.steps, **changes: Value) -> Learning:
         return replace(z.base, steps=steps, changes=tuple(changes.items()))
@@ -96,10 +108,10 @@ def arms(scale: str) -> dict[str, Learning]:
     return found
 
 
-def grid(scale: str) -> dict[tuple[str, int], Learning]:
+def grid(scale: str, *, device: str | None = None) -> dict[tuple[str, int], Learning]:
     """By arm and seed."""
-    seeds = sizes(scale).seeds
-    return {(name, seed): replace(s, seed=seed) for name, s in arms(scale).items() for seed in seeds}
+    seeds, asked = sizes(scale, device=device).seeds, arms(scale, device=device)
+    return {(name, seed): replace(s, seed=seed) for name, s in asked.items() for seed in seeds}
 
 
 # ---------------------------------------------------------------------- one course
@@ -179,10 +191,11 @@ def _course(lab: Lab, s: Learning, provenance: dict[str, Any]) -> dict[str, Any]
     changes: dict[str, Any] = dict(s.changes)
     method = Started(**changes, seed=s.seed, objective=goal, loss_of=loss_of, held=held, length=s.length)
     misled = Misled(loss_of, held)
-    course = learn(
-        model, held, method, in_pieces(lab, s.recipe()), objective=goal, general=general, ask=misled,
-        batch_size=batch_size, progress=lab.progress,
-    )  # fmt: skip
+    with s.products(models.named_device(lab.device)):
+        course = learn(
+            model, held, method, in_pieces(lab, s.recipe()), objective=goal, general=general, ask=misled,
+            batch_size=batch_size, progress=lab.progress,
+        )  # fmt: skip
     read_tokens = [
         {
             "recovery": tokens_of(method.recovered.get(name)),
@@ -213,7 +226,7 @@ def flops(per_token: Sequence[int], tokens: Sequence[Mapping[str, int]]) -> list
 # ---------------------------------------------------------------------- what rows say
 def table(lab: Lab, scale: str) -> dict[tuple[str, int], Row]:
     """The rows of the grid: recorded, or computed where this scale has no records."""
-    asked = grid(scale)
+    asked = grid(scale, device=lab.card)
     return dict(zip(asked, pool.rows(lab, [(run, (s, True)) for s in asked.values()]), strict=True))
 
 
@@ -273,7 +286,7 @@ def of(rows: Mapping[tuple[str, int], Row], arm: str, quantity: str) -> list[flo
 
 def results(store: Store, scale: str) -> dict[str, Result]:
     """Means over seeds: `growing.depth.average`, `growing.width, not recovered.divergence`."""
-    if scale not in ("smoke", "laptop"):
+    if scale not in budget.SCALES:
         return {}
     asked = grid(scale)
     found = {key: store.find(STUDY, VERSION, s, recorded=True) for key, s in asked.items()}

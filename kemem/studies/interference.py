@@ -20,7 +20,7 @@ from kemem.objective import Objective
 from kemem.runs import Row, Store
 from kemem.studies import budget, checkpoints, courses
 from kemem.studies.association import told
-from kemem.studies.budget import TRIED, Budget, Setting
+from kemem.studies.budget import Budget, Setting
 from kemem.studies.courses import Learning
 from kemem.studies.lab import Lab, Result
 from kemem.studies.landscape import (
@@ -66,19 +66,26 @@ class Interference:
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"seconds": (1,), "at": (1, 3), "shares": (0.0, 0.5, 1.0), "samples": 6},
     "laptop": {},
+    "gpu": {"samples": 400},
 }
 
 
-def bounds(scale: str) -> Budget:
+def bounds(scale: str, *, device: str | None = None) -> Budget:
     """Of the comparison on one budget what this chapter shows: plain training, specialists, all at once."""
-    return replace(budget.sizes(scale), names=BOUNDS, square=())
+    return replace(budget.sizes(scale, device=device), names=BOUNDS, square=())
 
 
 def settings(
-    scale: str, *, rate: float | None = None, seed: int = 0, dtype: str | None = None
+    scale: str,
+    *,
+    rate: float | None = None,
+    seed: int = 0,
+    dtype: str | None = None,
+    device: str | None = None,
 ) -> Interference:
-    """rate: of learning; None is the first that is tried. dtype: None is the scale's own."""
-    course = budget.one(bounds(scale), "ncl", Setting(rate or TRIED["ncl"].rates[0]), seed=seed)
+    """rate: of learning; None is the first that is tried. dtype: None is the scale's own. device: of `budget.sizes`."""
+    z = bounds(scale, device=device)
+    course = budget.one(z, "ncl", Setting(rate or z.trials["ncl"].rates[0]), seed=seed)
     return Interference(replace(course, dtype=dtype or course.dtype), seed=seed, **SIZES[scale])
 
 

@@ -22,7 +22,7 @@ from kemem.studies.lab import Lab
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import objective
 
-SCALES = ("smoke", "laptop")
+SCALES = budget.SCALES
 MODELS = {"masked": True, "causal": False}
 """The paper's kind of model first."""
 HOW = ("tanh_clip", "paper_abs", "rank")
@@ -39,8 +39,8 @@ class Looking:
     rows: int = 640
     dtype: str | None = None
     seed: int = 0
-    smoke: ClassVar[dict[str, Any]] = {}
-    """What is smaller in smoke."""
+    sized: ClassVar[dict[str, dict[str, Any]]] = {}
+    """What is other than these at a scale."""
 
 
 SEEDS = {"smoke": (0,)}  # else those of the comparison
@@ -54,14 +54,15 @@ def settings(
     masked: bool,
     seed: int = 0,
     dtype: str | None = None,
+    device: str | None = None,
     **changes: Any,
 ) -> Kind:
-    """What is looked at with the masked or the causal model. changes of None are left out."""
-    base = budget.sizes(scale, masked=masked).base
+    """What is looked at with one of MODELS; device: of `budget.sizes`. changes of None are left out."""
+    base = budget.sizes(scale, masked=masked, device=device).base
     asked = {name: value for name, value in changes.items() if value is not None}
     return kind(
         base.model, base.step, base.domains, length=base.length, dtype=dtype or base.dtype, seed=seed,
-        **{**(kind.smoke if scale == "smoke" else {}), **asked},
+        **{**kind.sized.get(scale, {}), **asked},
     )  # fmt: skip
 
 

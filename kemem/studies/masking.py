@@ -37,7 +37,10 @@ class Coursed(Looking):
     learning_rate: float = 1e-3
     normalisation: str = "tanh_clip"
     test_tokens: int = 3000
-    smoke: ClassVar[dict[str, Any]] = {"rows": 12, "samples": 6, "steps": 2, "batch": 4, "test_tokens": 300}
+    sized: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"rows": 12, "samples": 6, "steps": 2, "batch": 4, "test_tokens": 300},
+        "gpu": {"rows": 1000, "batch": 16, "learning_rate": 3e-4, "test_tokens": 10_000},
+    }
 
 
 @dataclass

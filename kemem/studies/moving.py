@@ -36,7 +36,10 @@ class Moved(Looking):
     batch: int = 8
     learning_rate: float = 1e-3
     sgd_rate: float = 0.01
-    smoke: ClassVar[dict[str, Any]] = {"rows": 12, "epsilons": (1e-6, 1e-2), "steps": 2, "batch": 4}
+    sized: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"rows": 12, "epsilons": (1e-6, 1e-2), "steps": 2, "batch": 4},
+        "gpu": {"rows": 1000, "batch": 16, "learning_rate": 3e-4},
+    }
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,10 @@ class Contrasted(Looking):
     batches: int = 4
     samples: int = 100
     temperature: float = 0.05
-    smoke: ClassVar[dict[str, Any]] = {"rows": 12, "batch": 4, "batches": 2, "samples": 6}
+    sized: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"rows": 12, "batch": 4, "batches": 2, "samples": 6},
+        "gpu": {"rows": 400, "batch": 64, "samples": 200},
+    }
 
 
 def contrast(lab: Lab, s: Contrasted) -> Row:

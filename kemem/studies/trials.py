@@ -92,3 +92,25 @@ SQUARE: dict[str, Tried] = {
     )
 }
 """One importance, the Fisher information, by parameter or averaged over units, as a penalty or as a mask."""
+
+
+def of_rates(
+    full: tuple[float, ...], beside: tuple[float, ...], prompt: tuple[float, ...]
+) -> dict[str, Tried]:
+    """Trials of learning rates alone, with each method's own settings as they begin.
+
+    full: where the whole model learns; beside: where modules beside it do; prompt: where vectors before the text do.
+    """
+    rates = {"prompt": prompt} | dict.fromkeys(MODULES, beside)
+    return {
+        name: Tried(tried.label, rates=rates.get(name, full)) for name, tried in {**TRIED, **SQUARE}.items()
+    }
+
+
+MODULES = (
+    "hat-adapter", "supsup", "adapter-sequential", "adapter-parallel", "adapters-one", "lora", "demix", "bcl",
+    "classic", "cpt",
+)  # fmt: skip
+"""Methods with which only modules beside the model learn, or masks of its weights."""
+ON_CARD = of_rates((1e-4, 3e-4), (1e-3, 3e-3), (1e-2, 1e-1))
+"""Two trials each, for models about a hundred times as large."""

@@ -34,7 +34,10 @@ class Measured(Looking):
     samples: int = 200
     draws: int = 2000
     """Of scores shuffled within their layers."""
-    smoke: ClassVar[dict[str, Any]] = {"rows": 12, "samples": 6, "draws": 50}
+    sized: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"rows": 12, "samples": 6, "draws": 50},
+        "gpu": {"rows": 400, "samples": 200},
+    }
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,10 @@ class Shared(Looking):
     """Importances on the first domain from shares of its rows, and from all."""
 
     shares: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.5)
-    smoke: ClassVar[dict[str, Any]] = {"rows": 12, "shares": (0.25, 0.5)}
+    sized: ClassVar[dict[str, dict[str, Any]]] = {
+        "smoke": {"rows": 12, "shares": (0.25, 0.5)},
+        "gpu": {"rows": 300},
+    }
 
 
 # ---------------------------------------------------------------------- importances side by side
@@ -105,7 +111,7 @@ def spared(found: Sequence[Units]) -> dict[str, dict[str, dict[str, float]]]:
 def importances(lab: Lab, *, masked: bool) -> list[Row]:
     """The rows at all seeds."""
     return [
-        importance(lab, settings(Measured, lab.scale, masked=masked, seed=seed), True)
+        importance(lab, settings(Measured, lab.scale, masked=masked, seed=seed, device=lab.card), True)
         for seed in seeds(lab.scale)
     ]
 
@@ -165,7 +171,8 @@ def share(lab: Lab, s: Shared, recorded: bool = False) -> Row:
 
 def shares(lab: Lab, *, masked: bool) -> list[Row]:
     return [
-        share(lab, settings(Shared, lab.scale, masked=masked, seed=seed), True) for seed in seeds(lab.scale)
+        share(lab, settings(Shared, lab.scale, masked=masked, seed=seed, device=lab.card), True)
+        for seed in seeds(lab.scale)
     ]
 
 
