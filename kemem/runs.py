@@ -106,6 +106,11 @@ class Store:
     keep_stale: hand out rows of an older version, marked stale, instead of refusing them (GPU records).
     """
 
+    pooled = True
+    """Whether rows of a sweep may be computed side by side by processes of their own."""
+    patience = -1.0
+    """Seconds to wait for a process that is at a row that is wanted; below 0: until it has finished."""
+
     def __init__(
         self,
         live: Path | str,
@@ -193,7 +198,7 @@ class Store:
         name = self._name(study, settings)
         lock = self.live / "locks" / f"{study}-{name}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with FileLock(lock, timeout=self.patience):
             found = self.find(study, version, settings, recorded=recorded)
             if found is not None:  # another process finished it while this one waited
                 return found

@@ -38,6 +38,8 @@ def rows(lab: Lab, jobs: Sequence[tuple[Callable[..., Row], tuple[Any, ...]]]) -
     Each function makes one row of the store, so a killed sweep has lost only the rows it was at. Functions are named
     by their module (no lambdas), since other processes must find them. Each worker has one thread.
     """
+    if not lab.store.pooled:
+        return [function(lab, *arguments) for function, arguments in jobs]
     missing = [job for job in jobs if not _finished(lab, job)] if not lab.replay else []
     count = min(workers(lab), len(missing))
     if count > 1:
