@@ -26,7 +26,7 @@ QUICK = ("01", "02", "04", "05")
 
 def lab(number: str, store: Store, **given: object) -> Lab:
     p = check(declared(SOURCES[number]), {"scale": "smoke", **given})
-    return Lab("smoke", store, ROOT, device="cpu", parameters=p, dtype=p.get("dtype"))
+    return Lab(p["scale"], store, ROOT, device="cpu", parameters=p, dtype=p.get("dtype"))
 
 
 @pytest.mark.parametrize(

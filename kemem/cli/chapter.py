@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
+from kemem.cli import forecasting
 from kemem.cli.options import SCALES, at_least
-from kemem.cli.terminal import guarded, note
+from kemem.cli.terminal import check_json, guarded, note
 from kemem.errors import BadInput
 
 NEXT_CORPUS = re.compile(r",(?=(?:docstrings|world)(?:[:+,]|$)|(?:files|hub):)")
@@ -37,6 +38,16 @@ def run(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="by default the chapter's")] = None,
     batch_size: Annotated[int | None, typer.Option(help="where the chapter has this parameter")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what it would fetch, compute and need, and stop")
+    ] = False,
+    card: Annotated[
+        str | None, typer.Option(metavar="NAME", help="whose hours --dry-run tells; H100 by default")
+    ] = None,
+    json_file: Annotated[
+        str | None,
+        typer.Option("--json", metavar="FILE", help="what --dry-run says, as JSON; - for standard output"),
+    ] = None,
 ) -> None:
     """Execute CHAPTER into notebooks, one a combination of the values given, and a page that compares them.
 
@@ -44,6 +55,8 @@ def run(
     inside the options of a corpus does not separate; a parameter that is given twice has the values of both.
     Nothing in the checkout changes but what git ignores: notebooks and comparison.md go to --out, rows to
     $KEMEM_STORE (.kemem).
+
+    With --dry-run nothing is run: a table says which rows are missing, what they take and on which formulae that rests.
     """
     at_least(1, batch_size=batch_size)
     from kemem.book import parameters, places
@@ -58,8 +71,14 @@ def run(
         if value is not None:
             given[name] = [value]
     chosen = combinations(given)
-    for each in chosen:
-        parameters.check(known, each)
+    checked = [parameters.check(known, each) for each in chosen]
+    if not dry_run and (card is not None or json_file is not None):
+        option = "--json" if card is None else "--card"
+        raise BadInput(f"expected {option} with --dry-run; got it without; add --dry-run or drop it.")
+    if dry_run:
+        check_json(json_file)
+        forecasting.dry_run(root, source.stem, checked, card, json_file)
+        return
     folder = _folder(root, source.stem, out)
     try:
         from kemem.book.run import execute

@@ -48,6 +48,14 @@ def checkpoint(lab: Lab, s: Pretraining, step: int) -> Checkpoint:
     return Checkpoint(path, step, "live")
 
 
+def there(lab: Lab, s: Pretraining) -> bool:
+    """Whether the end of the training is on disk: nothing has to be trained for it."""
+    last = s.steps[-1]
+    if (folder(lab, s) / f"step{last}" / "config.json").is_file():
+        return True
+    return not lab.retrain and _shipped(lab, s, last) is not None
+
+
 def load(
     lab: Lab, s: Pretraining, step: int, *, dtype: str | None = None
 ) -> tuple[nn.Module, Any, Checkpoint]:

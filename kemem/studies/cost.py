@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 
 from kemem.runs import Row
+from kemem.studies.cards import CARDS
 
-PEAK = {
-    "H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "A10": 125e12, "T4": 65e12,
-    "V100": 125e12,
-}  # fmt: skip
+PEAK = {name: 1e12 * card.half for name, card in CARDS.items()}
 """Dense 16-bit matrix products a second, in FLOP/s, of a card whose name has this word; from NVIDIA's data sheets."""
 
 

@@ -246,6 +246,8 @@ def readings(about: Subject, *, family: str | None = None) -> tuple[str, ...]:
     """
     if isinstance(about.model, Pretraining):
         family = about.model.setup.family
+    elif about.model == OLMO:
+        family = "olmo"  # known without looking at the hub
     elif family is None:
         family = models.family(about.model, revision=about.revisions[-1] or None)
     gated = family in LAYOUTS and bool(LAYOUTS[family].gate or LAYOUTS[family].fused)
