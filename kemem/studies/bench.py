@@ -54,10 +54,24 @@ def opened(
     net, tok = factual.model(lab, model, dtype=dtype)
     world = factual.world(model)
     rows = list(editing.text_rows(tok, world.documents(texts), texts, model.setup.length))
-    requests, read = together(net, lab.batch_size)
+    return made(net, tok, world, layers, rows, seed=seed, batch_size=lab.batch_size)
+
+
+def made(
+    net: nn.Module,
+    tok: Any,
+    world: World,
+    layers: Sequence[int],
+    rows: list[list[int]],
+    *,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> Bench:
+    """The same of a model that is open already. rows: of token ids, over which moments are measured."""
+    requests, read = together(net, batch_size)
     return Bench(
         net, tok, world, editing.sampled(net, tok, seed=seed),
-        editing.key_moments(net, rows, layers, batch_size=lab.batch_size or 16), rows, requests=requests, read=read,
+        editing.key_moments(net, rows, layers, batch_size=batch_size or 16), rows, requests=requests, read=read,
     )  # fmt: skip
 
 
