@@ -24,7 +24,7 @@ from kemem.studies import bench, checkpoints, factual, many, pretraining
 from kemem.studies.bench import Bench
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import Pretraining
-from kemem.studies.setup import blocks
+from kemem.studies.setup import blocks, read
 from kemem.world import World
 
 MIXTURE = "mixture"
@@ -78,6 +78,15 @@ class Stages:
         """The model's own corpus and, where that is a mixture, its parts, by short names."""
         parts = pretraining.sources(self.of.model.setup.corpus)
         return {MIXTURE: self.of.model.setup.corpus, **parts}
+
+    def say(self, provenance: dict[str, Any]) -> None:
+        """What a row is told of the text behind it."""
+        text = read(self.of.model.setup.corpus)
+        provenance["corpus"] = {
+            "spec": self.of.model.setup.corpus,
+            "digest": text.digest,
+            "versions": text.versions,
+        }
 
     def model(self, step: int) -> tuple[nn.Module, Any]:
         net, tok, _ = checkpoints.load(self.lab, self.of.model, step)

@@ -63,7 +63,8 @@ class Written:
 def tried(stages: Stages, s: Trials, recorded: bool = False) -> Row:
     """The row: the scores of every setting at this stage, in their order."""
 
-    def compute(_: dict[str, Any]) -> dict[str, Any]:
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        stages.say(provenance)
         at = stages.bench(s.step)
         facts = stages.facts(s.count * s.blocks, "tuning", seed=s.seed)
         found = []
@@ -79,7 +80,8 @@ def tried(stages: Stages, s: Trials, recorded: bool = False) -> Row:
 def written(stages: Stages, s: Written, recorded: bool = False) -> Row:
     """The row: scores before and after, what the edits cost elsewhere, and what keys and moments are like."""
 
-    def compute(_: dict[str, Any]) -> dict[str, Any]:
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        stages.say(provenance)
         at = stages.bench(s.step)
         facts = stages.facts(s.count * s.blocks, seed=s.seed)
         texts = {name: stages.rows(name)[-1] for name in stages.sources}

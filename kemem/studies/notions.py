@@ -141,6 +141,7 @@ def run(stages: Stages, s: Notions, recorded: bool = False) -> Row:
     lab: Lab = stages.lab
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        stages.say(provenance)
         found = measured(stages, s)
         values: dict[str, Any] = {
             "names": list(found),

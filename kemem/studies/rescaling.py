@@ -59,7 +59,8 @@ def factors(usage: Float[Tensor, "L M"], s: Rescaling) -> dict[str, Float[Tensor
 def run(stages: Stages, s: Rescaling) -> Row:
     """The row: of each model entropy, loss, the edit's scores; and how its notions differ from the trained model's."""
 
-    def compute(_: dict[str, Any]) -> dict[str, Any]:
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        stages.say(provenance)
         # a model of its own, in float64: what is exactly alike should look so
         net, tok = stages.model(s.step)
         net.double()

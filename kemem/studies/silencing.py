@@ -104,7 +104,8 @@ def run(stages: Stages, s: Silenced, recorded: bool = False) -> Row:
     """The row: by way and set a list over draws of what is lost; the same of whole layers."""
     lab = stages.lab
 
-    def compute(_: dict[str, Any]) -> dict[str, Any]:
+    def compute(provenance: dict[str, Any]) -> dict[str, Any]:
+        stages.say(provenance)
         at = stages.bench(s.of.step)
         found = notions.measured(stages, s.of)
         sets = chosen(found, s.share, s.seed)
