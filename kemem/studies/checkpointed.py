@@ -125,7 +125,7 @@ class Stages:
     def common(self, part: str, *, seed: int = 0) -> list[Request]:
         """Facts that all compared stages know, each subject once first. seed: of the objects that are to be written.
 
-        What is known does not depend on the seed; of what replaces it, nothing is known.
+        Facts and their order are those of the settings' own seed, but for those that no longer fit the context.
         """
         if part not in self._known:
             asked = self.asked(part, self.of.seed)
@@ -134,8 +134,9 @@ class Stages:
                     net, tok = self.model(step)
                     asked = knowing(net, tok, asked)
             self._known[part] = asked
-        kept = {(r.subject, r.relation) for r in self._known[part]}
-        return many.spread(r for r in self.asked(part, seed) if (r.subject, r.relation) in kept)
+        order = {(r.subject, r.relation): place for place, r in enumerate(self._known[part])}
+        kept = [r for r in self.asked(part, seed) if (r.subject, r.relation) in order]
+        return many.spread(sorted(kept, key=lambda r: order[r.subject, r.relation]))
 
     def asked(self, part: str, seed: int) -> list[Request]:
         """Requests of a part that can be scored in full, whether known or not: with others to score by, and short."""
