@@ -134,9 +134,9 @@ class Stages:
                     net, tok = self.model(step)
                     asked = knowing(net, tok, asked)
             self._known[part] = asked
-        order = {(r.subject, r.relation): place for place, r in enumerate(self._known[part])}
-        kept = [r for r in self.asked(part, seed) if (r.subject, r.relation) in order]
-        return many.spread(sorted(kept, key=lambda r: order[r.subject, r.relation]))
+        own = {(r.subject, r.relation): r for r in self.asked(part, seed)}
+        order = [(r.subject, r.relation) for r in many.spread(self._known[part])]
+        return [replace(own[fact], case_id=i) for i, fact in enumerate(order) if fact in own]
 
     def asked(self, part: str, seed: int) -> list[Request]:
         """Requests of a part that can be scored in full, whether known or not: with others to score by, and short."""
