@@ -25,6 +25,7 @@ _HOME = {
     "build": "kemem.models",
     "corpus": "kemem.corpora",
     "load": "kemem.models",
+    "register": "kemem.families",
     "train": "kemem.training",
 }
 __all__ = sorted(_HOME)

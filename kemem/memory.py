@@ -20,47 +20,31 @@ from torch import Tensor, nn
 
 from kemem import trace
 from kemem.errors import BadInput
-from kemem.families import LAYOUTS, Layout, matrix, offset
+from kemem.families import LAYOUTS, Layout, identified, matrix, offset, register
 
-__all__ = ["LAYOUTS", "Layout", "Memories"]
+__all__ = ["LAYOUTS", "Layout", "Memories", "register"]
 
 
 class Memories:
     """The memories of a Hugging Face model, with or without a head: `Memories(model)`.
 
     `layers` L, `width` D, `count` M (memories a layer), `heads` H, `kv_heads`, `gated`, `family`, `layout`.
+    layout: where a model keeps its memories, for a family without a row, or instead of its row. It holds for this
+    view; `register` makes a family known to everything that takes a model. `kemem.fitting.fitted` tries it in a pass.
     Tensors are views into the model, on its device, in its dtype and without gradient: editing one in place
     edits the model. Where blocks stay on the disk (`kemem.models.stream`) they are copies, read when asked for, and
     torch refuses to change them in place. Refused: families without a row, rows that do not fit the model, quantised
     weights.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        config = getattr(model, "config", None)
-        family = getattr(config, "model_type", None)
-        if family is None:
-            raise BadInput(
-                "expected a Hugging Face model, whose config names its family; got "
-                f"{type(model).__name__}; load it with transformers, and unwrap it where it is wrapped."
-            )
-        if family not in LAYOUTS:
-            raise BadInput(
-                f"expected a model of a known family ({', '.join(LAYOUTS)}); got {family!r}; add a row with "
-                f'the names that print(model) shows: kemem.memory.LAYOUTS["{family}"] = Layout(block='
-                '"model.layers.{}", up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj").'
-            )
-        if getattr(config, "chunk_size_feed_forward", 0):
-            raise BadInput(
-                "expected a model whose layers see whole texts; got chunk_size_feed_forward = "
-                f"{config.chunk_size_feed_forward}; load it with chunk_size_feed_forward=0."
-            )
+    def __init__(self, model: nn.Module, *, layout: Layout | None = None) -> None:
         self.model = model
-        self.family: str = family
-        self.layout: Layout = LAYOUTS[family]
+        self.family, self.layout = identified(model, layout)
         self._block = self._locate()
         self.layers: int = len(trace.module(model, self.blocks_path))
         self.gated: bool = self.layout.gate is not None or self.layout.fused is not None
-        self.heads: int = config.num_attention_heads
+        config = getattr(model, "config", None)
+        self.heads: int = getattr(config, "num_attention_heads", 0)
         self.kv_heads: int = getattr(config, "num_key_value_heads", None) or self.heads
         self.width, self.count = self._sizes()
 
@@ -74,19 +58,19 @@ class Memories:
         base = getattr(self.model, "base_model_prefix", "")
         for candidate in (block, block.partition(".")[2], f"{base}.{block}"):
             try:
-                if isinstance(trace.module(self.model, candidate.removesuffix(".{}")), nn.ModuleList):
+                found = trace.module(self.model, candidate.removesuffix(".{}"))
+                if isinstance(found, nn.ModuleList | nn.Sequential) and len(found):
                     return candidate
             except BadInput:
                 continue
         raise BadInput(
             f"expected the blocks of a {self.family!r} model at {block!r}; got a {type(self.model).__name__} "
-            "without them; unwrap the model, or correct block in its row."
+            "without them; unwrap the model, or correct block in its layout."
         )
 
     def _sizes(self) -> tuple[int, int]:
         """(D, M), checked over all layers, so that a wrong name in a row is said here and not later."""
-        downs = (trace.module(self.model, self.down_path(layer)) for layer in range(self.layers))
-        sizes = {tuple(matrix(down).shape) for down in downs}
+        sizes = {tuple(self._matrix(self.down_path(layer)).shape) for layer in range(self.layers)}
         if len(sizes) != 1:
             raise BadInput(
                 f"expected layers of one size [D M]; got {', '.join(map(str, sorted(sizes)))}; "
@@ -95,13 +79,16 @@ class Memories:
         width, count = sizes.pop()
         rows = (2 if self.layout.fused else 1) * count
         for path in {self.up_path(0), self.gate_path(0) or self.up_path(0)}:
-            got = tuple(matrix(trace.module(self.model, path)).shape)
+            got = tuple(self._matrix(path).shape)
             if got != (rows, width):
                 raise BadInput(
                     f"expected {path!r} to have {rows} outputs and {width} inputs, as {self.down_path(0)!r} "
-                    f"asks; got {got[0]} and {got[1]}; correct up, gate, fused in the row of {self.family!r}."
+                    f"asks; got {got[0]} and {got[1]}; correct up, gate, fused in the layout of {self.family!r}."
                 )
         return width, count
+
+    def _matrix(self, path: str) -> Tensor:
+        return matrix(trace.module(self.model, path), path)
 
     # ------------------------------------------------------------------ paths
     @property
@@ -169,7 +156,13 @@ class Memories:
                 'add activation="mlp.act_fn", or the name that print(model) shows.'
             )
         owner, _, name = f"{self.block_path(0)}.{self.layout.activation}".rpartition(".")
-        return getattr(trace.module(self.model, owner), name)  # BERT's may be a function, not a module
+        found = getattr(trace.module(self.model, owner), name, None)  # BERT's may be a function, not a module
+        if not callable(found):
+            raise BadInput(
+                f"expected the activation at '{owner}.{name}'; got nothing there that can be called; correct "
+                "activation in its layout."
+            )
+        return found
 
     def _linear(self, path: str) -> nn.Module:
         """The projection at a path; where its block stays on the disk, a copy with its weights read."""
@@ -200,6 +193,11 @@ class Memories:
         Where query heads share a key-value head (H > kv_heads), `key` and `value` are the shared ones. OLMo2
         normalises queries and keys over all heads together: the length of one head's rows reaches the rest.
         """
+        if not self.heads:
+            raise BadInput(
+                f"expected a model whose configuration has num_attention_heads; got {self.family!r} without; "
+                "use a model of transformers."
+            )
         if not 0 <= head < self.heads:
             raise BadInput(f"expected a head in 0..{self.heads - 1}; got {head}; heads count from 0.")
         layout, attention = self.layout, self.attention_path(layer)

@@ -478,6 +478,7 @@ TABLE = {
     "olmo2": ("{0}/olmo2 --requests {0}/facts.json", "got 'olmo2', which normalises it"),
     "bert": ("{0}/bert --requests {0}/facts.json", "got bert, which fills in masked ones, and normalises"),
     "bert, fine-tuned": ("{0}/bert --requests {0}/facts.json --method ft", "got bert, which fills in masked ones"),
+    "layout missing": (f"{ON} --layout {{0}}/nowhere.json", "a layout as JSON in {0}/nowhere.json; got: No such"),
     "unknown family": ("{0}/opt --requests {0}/facts.json", "expected a model of a known family (olmo,"),
     "model missing": ("{0}/nowhere --requests {0}/facts.json", "expected a folder with a model"),
     "revision missing": (f"{ON} --revision step7", "got revision 'step7'"),

@@ -18,6 +18,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from kemem.cli import main
 from kemem.corpora import train_tokenizer
 from kemem.entropy import GROUPS
+from kemem.families import LAYOUTS
 
 GOOD = b'{"text": "one line"}\n' * 400
 
@@ -96,6 +97,8 @@ def place(tmp_path_factory) -> Path:
         "endless.jsonl": {"prompt": "one line " * 40},
     }.items():
         (root / name).write_text(json.dumps(question) + "\n\n" + json.dumps({**question, **changes}) + "\n")
+    usual = {"block": "model.layers.{}", "up": "mlp.up_proj", "down": "mlp.down_proj"}
+    (root / "layout.json").write_text(json.dumps(usual))
     (root / "released").mkdir()
     for name in GROUPS.values():
         (root / "released" / name).write_text(json.dumps([sound]))
@@ -148,6 +151,19 @@ ENTROPY = {
     "no instances": ("entropy {0}/model --instances 0", "--instances to be 1 or more; got 0"),
     "no length": ("entropy {0}/model --length 0", "--length to be 1 or more; got 0"),
     "no batch": ("entropy {0}/model --batch-size 0", "--batch-size to be 1 or more; got 0"),
+    "layout missing": ("entropy {0}/opt --layout {0}/none.json", "No such file or directory; check the path"),
+    "layout that is none": (
+        "entropy {0}/opt --layout {0}/told.json",
+        "one object of strings in {0}/told.json",
+    ),
+    "layout of another model": (
+        "entropy {0}/opt --layout {0}/layout.json --corpus files:{0}/good.jsonl",
+        "expected the blocks of a 'opt' model at 'model.layers.{{}}'",
+    ),
+    "layout of a known family": (
+        "entropy {0}/model --layout {0}/layout.json",
+        "got 'olmo', which has another one",
+    ),
     "json nowhere": ("entropy {0}/model --json {0}/nowhere/a.json", "create {0}/nowhere first"),
     "json in a folder": ("entropy {0}/model --json {0}/empty", "name a file in it"),
 }
@@ -248,6 +264,7 @@ RESUSCITATE = {
     "no instances": (f"{WAKE} --instances 0", "--instances to be 1 or more; got 0"),
     "no length": (f"{WAKE} --length 0", "--length to be 1 or more; got 0"),
     "no batch": (f"{WAKE} --batch-size 0", "--batch-size to be 1 or more; got 0"),
+    "layout of a known family": (f"{WAKE} --layout {{0}}/layout.json", "got 'olmo', which has another one"),
     "json nowhere": (f"{WAKE} --json {{0}}/nowhere/a.json", "create {0}/nowhere first"),
 }
 LEARN = (
@@ -400,6 +417,8 @@ TABLE = {
 
 @pytest.mark.parametrize("case", TABLE)
 def test_bad_input_is_one_line_and_status_2(case, place, capfd, monkeypatch):
+    monkeypatch.setattr("kemem.families.LAYOUTS", dict(LAYOUTS))  # what a case registers is gone after it
+
     def never(*_, **__):
         raise AssertionError("long work began")
 

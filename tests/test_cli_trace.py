@@ -210,6 +210,10 @@ TABLE = {
         GOOD.replace("{0}/model", "{0}/run --revision step7"),
         "got revision 'step7'; choose one of step1",
     ),
+    "layout missing": (
+        f"{GOOD} --layout {{0}}/nowhere.json",
+        "a layout as JSON in {0}/nowhere.json; got: No such",
+    ),
     "unknown family": (GOOD.replace("{0}/model", "{0}/opt"), "expected a model of a known family (olmo,"),
     "masked model": (
         GOOD.replace("{0}/model", "{0}/bert"),

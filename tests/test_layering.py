@@ -15,6 +15,7 @@ FLOORS = [
     {"studies"},
     {"entropy", "continual", "editing"},
     {"training", "evaluation", "harness", "corpora", "models", "runs", "plot"},
+    {"fitting"},
     {"world", "memory", "objective"},
     {"families", "trace", "progress", "arithmetic", "provenance", "spans"},
     {"errors"},

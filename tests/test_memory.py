@@ -409,7 +409,7 @@ def test_weights_of_other_modules_are_refused():
     model = tiny("llama")
     down = model.model.layers[1].mlp.down_proj
     model.model.layers[1].mlp.down_proj = Adapted(down)
-    with pytest.raises(BadInput, match="got Adapted; load the model unquantised, and merge adapters first"):
+    with pytest.raises(BadInput, match="got Adapted; load the model unquantised and merge adapters first"):
         Memories(model)
     model.model.layers[1].mlp.down_proj = nn.utils.parametrizations.weight_norm(down)
     with pytest.raises(BadInput, match="got ParametrizedLinear"):
@@ -686,18 +686,12 @@ def test_an_unknown_family_is_refused_with_the_way_to_add_it(name):
     said = str(error.value)
     assert "\n" not in said
     assert all(known in said for known in LAYOUTS) and f"got '{name}'" in said
-    assert f'kemem.memory.LAYOUTS["{name}"] = Layout(block="model.layers.{{}}"' in said
+    assert f"kemem.register('{name}', kemem.Layout(block='model.layers.{{}}'" in said
 
 
-def test_the_row_that_the_refusal_shows_works(monkeypatch):
-    """The message's own line, run as it stands, adds a family of the usual names."""
-    with pytest.raises(BadInput) as error:
-        Memories(other("mistral"))
-    monkeypatch.setitem(LAYOUTS, "mistral", None)  # so that the row is removed after the test
-    line = str(error.value).split("kemem.memory.")[1].removesuffix(".")
-    exec(line, {"LAYOUTS": LAYOUTS, "Layout": Layout})
+def test_a_row_without_names_that_are_asked_for_is_refused(monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "mistral", Layout("model.layers.{}", "mlp.up_proj", "mlp.down_proj"))
     memories = Memories(other("mistral"))
-    assert memories.gated and memories.count == 20
     for said, request in (
         ("names the attention", lambda: memories.head(0, 0)),
         ("names the activation", lambda: memories.activation),

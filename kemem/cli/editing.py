@@ -29,7 +29,18 @@ from kemem.cli.editors import (
     write_values,
 )
 from kemem.cli.measuring import LONGEST
-from kemem.cli.options import Device, Json, Paged, at_least, check_corpus, one_of, opened, place
+from kemem.cli.options import (
+    Device,
+    Json,
+    LayoutFile,
+    Paged,
+    at_least,
+    check_corpus,
+    laid_out,
+    one_of,
+    opened,
+    place,
+)
 from kemem.cli.resuscitating import check_out, write
 from kemem.cli.terminal import check_json, guarded, note, patience, quiet_libraries, write_json
 from kemem.errors import BadInput
@@ -113,6 +124,7 @@ def edit(
         int, typer.Option(help="requests at a time; prompts are scored 4 times as many")
     ] = 16,
     paged: Paged = False,
+    layout: LayoutFile = None,
 ) -> None:
     """Rewrite facts in MODEL: score, edit, score again, write.
 
@@ -170,6 +182,7 @@ def edit(
         )
     name = f"{model} at {revision}" if revision else model
     config, tokenizer = models.described(model, revision=revision)
+    laid_out(layout, model, revision)
     sizes = outline(config, method)
     if tokenizer is None:
         raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")

@@ -5,7 +5,18 @@ from typing import Annotated, Any
 
 import typer
 
-from kemem.cli.options import Device, Json, Paged, at_least, check_corpus, one_of, opened, place
+from kemem.cli.options import (
+    Device,
+    Json,
+    LayoutFile,
+    Paged,
+    at_least,
+    check_corpus,
+    laid_out,
+    one_of,
+    opened,
+    place,
+)
 from kemem.cli.terminal import check_json, guarded, note, patience, progress, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -48,6 +59,7 @@ def entropy(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
     batch_size: Annotated[int, typer.Option(help="texts in one forward pass")] = 8,
     paged: Paged = False,
+    layout: LayoutFile = None,
 ) -> None:
     """Knowledge entropy of MODEL on a text, with next-token and attention entropy, all in nats.
 
@@ -72,6 +84,7 @@ def entropy(
     check_corpus(corpus)
     wanted: list[str | None] = list(revision or [None])
     for each in wanted:
+        laid_out(layout, model, each)
         check_family(models.family(model, revision=each), coefficient)
     texts: Prefix | None = None
     rows: list[dict[str, Any]] = []
@@ -132,14 +145,10 @@ class Prefix:
 
 def check_family(family: str, coefficient: str) -> None:
     """What `Memories` and `measure` would refuse too, before any weights are read."""
-    from kemem.memory import LAYOUTS
+    from kemem.families import known
 
-    if family not in LAYOUTS:
-        raise BadInput(
-            f"expected a model of a known family ({', '.join(LAYOUTS)}); got {family!r}; "
-            f"add a row for it: kemem.memory.LAYOUTS[{family!r}]."
-        )
-    if coefficient == "relu-gate" and LAYOUTS[family].gate is None and LAYOUTS[family].fused is None:
+    layout = known(family)
+    if coefficient == "relu-gate" and layout.gate is None and layout.fused is None:
         raise BadInput(
             f"coefficient relu-gate needs a gated model; got {family!r}, which has no gate; use abs or relu."
         )

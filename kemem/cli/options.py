@@ -1,6 +1,7 @@
 """Options that all commands share, and the checks that need no model."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,35 @@ Paged = Annotated[
         "--stream", help="keep the blocks on the disk, each read as it runs: for models beyond memory"
     ),
 ]
+
+LayoutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--layout",
+        metavar="FILE",
+        help="where a model of a family that is not listed keeps its memories: JSON with the fields of kemem.Layout",
+    ),
+]
+
+
+def laid_out(file: Path | None, model: str, revision: str | None) -> None:
+    """Makes a model's family known by the layout in a file, if there is one; refused where it does not fit."""
+    if file is None:
+        return
+    import torch
+    from transformers import AutoModel
+
+    from kemem import models
+    from kemem.families import read_layout, register
+    from kemem.memory import Memories
+    from kemem.progress import quiet_transformers
+
+    layout = read_layout(file)
+    config, _ = models.described(model, revision=revision)
+    with torch.device("meta"), quiet_transformers():
+        outline = AutoModel.from_config(config, trust_remote_code=False)
+    Memories(outline, layout=layout)
+    register(config.model_type, layout)
 
 
 def opened(paged: bool) -> Callable[..., tuple[Any, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kemem.cli.measuring import LONGEST, Prefix, check_family, measured
-from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
+from kemem.cli.options import Device, Json, LayoutFile, at_least, check_corpus, laid_out, one_of, place
 from kemem.cli.terminal import check_json, guarded, note, patience, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -43,6 +43,7 @@ def resuscitate(
         str, typer.Option(help="float32, float64, bfloat16 or float16; also what is written")
     ] = "float32",
     batch_size: Annotated[int, typer.Option(help="texts in one forward pass")] = 8,
+    layout: LayoutFile = None,
 ) -> None:
     """Wake the idle memories of MODEL: measure, multiply, measure again, write.
 
@@ -72,6 +73,7 @@ def resuscitate(
     device = place(device, dtype)
     check_corpus(corpus)
     family = models.family(model, revision=revision)
+    laid_out(layout, model, revision)
     check_family(family, "abs")
     name = f"{model} at {revision}" if revision else model
     with patience(f"loading {name}"):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kemem.cli.measuring import check_family
-from kemem.cli.options import Device, Json, Paged, at_least, one_of, opened, place
+from kemem.cli.options import Device, Json, LayoutFile, Paged, at_least, laid_out, one_of, opened, place
 from kemem.cli.terminal import check_json, guarded, note, patience, progress, quiet_libraries, write_json
 from kemem.errors import BadInput
 
@@ -37,6 +37,7 @@ def trace(
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16")] = "float32",
     batch_size: Annotated[int, typer.Option(help="prompts in one forward pass")] = 128,
     paged: Paged = False,
+    layout: LayoutFile = None,
 ) -> None:
     """Trace where MODEL comes by the facts it knows: corrupt the subject, restore a part, see what comes back.
 
@@ -70,6 +71,7 @@ def trace(
     name = f"{model} at {revision}" if revision else model
     config, tokenizer = models.described(model, revision=revision)
     family = config.model_type
+    laid_out(layout, model, revision)
     check_family(family, "abs")
     if family in models.MASKED:
         raise BadInput(

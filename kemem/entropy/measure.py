@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kemem import trace
@@ -71,7 +71,7 @@ class Measurement:
 
 
 def measure(
-    model: PreTrainedModel,
+    model: nn.Module,
     instances: Any,
     *,
     batch_size: int = 8,
@@ -109,6 +109,11 @@ def measure(
     Refused: no instance with a token, ids outside the vocabulary, "relu-gate" where the family has no gate.
     """
     memories = Memories(model)
+    if not isinstance(model, PreTrainedModel):
+        raise BadInput(
+            f"expected a model of transformers, with embeddings that are known; got {type(model).__name__}; of a "
+            "module of your own collect Memories(model, layout=...).coefficients, and use layer_entropy."
+        )
     longest = context(model)
     _check(
         memories,
