@@ -67,9 +67,9 @@ def _coefficients(memories: Memories, ids: Tensor) -> None:
         expected = _times(x, memories.keys(layer), memories.key_bias(layer))
         if memories.gated:
             gate = _times(x, memories.gates(layer), memories.gate_bias(layer))
-            expected = memories.activation(gate) * expected
+            expected = _bent(memories, gate) * expected
         else:
-            expected = memories.activation(expected)
+            expected = _bent(memories, expected)
         if not _alike(expected, seen[layer]):
             raise BadInput(
                 f"expected coefficients of layer {layer} that up, gate and activation make; got others, "
@@ -94,6 +94,20 @@ def _joins(memories: Memories, ids: Tensor) -> None:
             f"change of it that arrives {_apart(moved, added.expand_as(moved)):.2g} of its size off; set norm to "
             '"before_residual" or "after_residual"; where it is scaled instead, editors cannot be used.'
         )
+
+
+def _bent(memories: Memories, given: Tensor) -> Tensor:
+    function = memories.activation
+    try:
+        found = function(given)
+    except (RuntimeError, TypeError, ValueError):
+        found = None
+    if not isinstance(found, Tensor) or found.shape != given.shape:
+        raise BadInput(
+            f"expected an activation, which bends every number by itself, at {memories.layout.activation!r}; got "
+            f"{type(function).__name__}; correct activation in its layout."
+        )
+    return found
 
 
 def _times(x: Tensor, rows: Tensor, bias: Tensor | None) -> Tensor:

@@ -75,6 +75,7 @@ OWN = {
     "02": {"corpus", "instances", "coefficient", "model"},
     "03": {"corpus", "instances", "coefficient", "model"},
     "05": {"stages", "lr", "batch", "epochs"},
+    "16": {"model", "revisions", "text", "requests", "layers", "weight", "layout"},
 }
 
 

@@ -274,6 +274,10 @@ def test_a_layout_that_does_not_fit_is_refused_at_once(change, said):
         ({"gate": None}, "coefficients of layer 0"),
         ({"activation": "mlp.curve"}, "the activation at 'model.layers.0.mlp.curve'"),
         ({"activation": None}, "names the activation"),
+        (
+            {"activation": "self_attn.q_proj"},
+            "bends every number by itself, at 'self_attn.q_proj'; got Linear",
+        ),
         ({"attention": "attn"}, "got 'model.layers.0.attn'"),
     ],
 )

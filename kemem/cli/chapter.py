@@ -15,7 +15,18 @@ from kemem.cli.terminal import check_json, guarded, note
 from kemem.errors import BadInput
 
 NEXT_CORPUS = re.compile(r",(?=(?:docstrings|world)(?:[:+,]|$)|(?:files|hub):)")
-WORDS = ("scale", "device", "dtype", "corpus", "model", "coefficient", "padding")  # never read as numbers
+PLACES = ("model", "text", "requests", "layout")  # where they name something that is here, they are paths
+CORPORA = ("corpus", "text")
+WORDS = (
+    "scale",
+    "device",
+    "dtype",
+    "coefficient",
+    "padding",
+    "revisions",
+    *CORPORA,
+    *PLACES,
+)  # never numbers
 
 
 @guarded("the same command goes on where it was: finished rows are kept")
@@ -53,6 +64,7 @@ def run(
 
     Values are separated by commas: -p seed=0,1,2 -p gain=1,2 makes six notebooks. A comma inside brackets or
     inside the options of a corpus does not separate; a parameter that is given twice has the values of both.
+    A model, text, requests or layout that names a file or folder from here is found from the notebook too.
     Nothing in the checkout changes but what git ignores: notebooks and comparison.md go to --out, rows to
     $KEMEM_STORE (.kemem).
 
@@ -140,7 +152,7 @@ def values(texts: list[str]) -> dict[str, list[Any]]:
 
 def _pieces(name: str, text: str) -> list[str]:
     """A text cut at its commas: not at those inside brackets, nor at those inside the options of a corpus."""
-    if name == "corpus":
+    if name in CORPORA:
         return [piece.strip() for piece in NEXT_CORPUS.split(text)]
     pieces, depth = [""], 0
     for letter in text:
@@ -156,6 +168,8 @@ def _value(name: str, text: str) -> Any:
     """A number, list, truth value or None where it is written as one, else the text itself."""
     if text in ("None", "none", "null"):
         return None
+    if name in PLACES and Path(text).expanduser().exists():
+        return str(Path(text).expanduser().absolute())  # the notebook runs in another folder
     if name in WORDS:
         return text
     if text.lower() in ("true", "false"):

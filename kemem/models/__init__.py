@@ -2,7 +2,7 @@
 
 from kemem.models.native import convert
 from kemem.models.places import DEVICES, DTYPES, named_device, named_dtype
-from kemem.models.reading import branches, described, family, fetch, load, revisions
+from kemem.models.reading import branches, commit, described, family, fetch, load, revisions
 from kemem.models.shape import FAMILIES, MASKED, Shape, build
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Shape",
     "branches",
     "build",
+    "commit",
     "convert",
     "described",
     "family",

@@ -112,6 +112,15 @@ def family(name: str, *, revision: str | None = None) -> str:
     return _Source(name, revision).config().model_type
 
 
+def commit(name: str, *, revision: str | None = None) -> str | None:
+    """The commit of the hub that a revision of a model stands for now; None of a local folder.
+
+    What is loaded by it afterwards is that one, also where somebody pushes in between.
+    """
+    source = _Source(name, revision)
+    return None if source.local else source.snapshot.commit
+
+
 def described(name: str, *, revision: str | None = None) -> tuple[Any, Any]:
     """The configuration of a model and its tokenizer (None without one), without reading its weights.
 

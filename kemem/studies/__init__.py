@@ -21,6 +21,7 @@ from kemem.studies import (
     midstage,
     moving,
     one_target,
+    own_rows,
     pairing,
     parts,
     pretraining,
@@ -47,6 +48,7 @@ STUDIES: tuple[ModuleType, ...] = (
     lifting, resuscitating, interference, units, masking, moving, pairing, variants, standing, growing,
     footprint, knowing, tracing, association, one_target, single_edits, thousands, relations, implications,
     field, released, parts, sequence, critique,
+    own_rows,
 )  # fmt: skip
 
 
