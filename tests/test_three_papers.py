@@ -35,7 +35,6 @@ from kemem.studies import (
 )
 from kemem.studies.checkpointed import MIXTURE, Compared, Stages, knowing, length
 from kemem.studies.lab import Lab
-from kemem.studies.notions import Notions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -128,9 +127,15 @@ def test_the_top_is_a_share_of_each_layer():
     assert mask.sum(-1).eq(2).all()
     assert (a[mask].view(3, 2, 2).amin(-1) > a.masked_fill(mask, -1).amax(-1)).all()
     b = drawn(3, 2, 20, seed=1)
-    tops = [[{*own[s, layer].topk(2).indices.tolist()} for layer in range(2)] for own in (a, b) for s in range(3)]
+    tops = [
+        [{*own[s, layer].topk(2).indices.tolist()} for layer in range(2)] for own in (a, b) for s in range(3)
+    ]
     pairs = [
-        len(tops[s][layer] & tops[3 + t][layer]) for s in range(3) for t in range(3) if s != t for layer in range(2)
+        len(tops[s][layer] & tops[3 + t][layer])
+        for s in range(3)
+        for t in range(3)
+        if s != t
+        for layer in range(2)
     ]
     assert agreement.shared(a, b, 0.1) == pytest.approx(sum(pairs) / len(pairs) / 2, rel=1e-12)
     same = a[:1].expand(3, -1, -1)
@@ -184,7 +189,9 @@ def test_what_is_silenced_is_the_top_of_each_notion_and_what_is_special_to_one()
     assert all(mask.sum(-1).eq(4).all() for mask in sets.values())
     ratio = found["key"] / found["usage"]
     assert torch.equal(sets["key / usage"], agreement.top(ratio, 0.1))
-    assert (found["usage"][sets[silencing.LEAST]].view(2, -1).amax(-1) <= found["usage"].quantile(0.11, -1)[:, 0]).all()
+    assert (
+        found["usage"][sets[silencing.LEAST]].view(2, -1).amax(-1) <= found["usage"].quantile(0.11, -1)[:, 0]
+    ).all()
     again, other = (silencing.chosen(found, 0.1, seed)[silencing.RANDOM] for seed in (0, 1))
     assert torch.equal(sets[silencing.RANDOM], again) and not torch.equal(again, other)
 
@@ -200,13 +207,17 @@ def test_a_row_of_silencing_is_what_the_cut_model_loses(desk, stages):
         worst = own.topk(round(0.1 * len(own))).indices
         with torch.no_grad():
             Memories(cut).values(layer)[:, worst] = 0
-    assert row.values["lost"]["zero"]["usage"][1]["world"] == pytest.approx(loss(cut, text) - before, rel=1e-9)
+    assert row.values["lost"]["zero"]["usage"][1]["world"] == pytest.approx(
+        loss(cut, text) - before, rel=1e-9
+    )
     assert row.values["before"]["world"] == pytest.approx(before, rel=1e-12)
     whole = copy.deepcopy(at.model)
     with torch.no_grad():
         Memories(whole).values(1).zero_()
     assert row.values["layers"]["zero"][1]["world"] == pytest.approx(loss(whole, text) - before, rel=1e-9)
-    share = (found["contribution"][0] * agreement.top(found["key"], 0.1)[0]).sum(-1) / found["contribution"][0].sum(-1)
+    share = (found["contribution"][0] * agreement.top(found["key"], 0.1)[0]).sum(-1) / found["contribution"][
+        0
+    ].sum(-1)
     assert row.values["contribution"]["key"][0] == pytest.approx(float(share.mean()), rel=1e-9)
 
 
@@ -226,8 +237,13 @@ def test_draws_of_facts_share_no_subject(stages):
 
 
 def test_facts_are_the_same_whatever_is_written(stages):
-    a, b = ({(r.subject, r.relation, r.true): r.new for r in stages.common("reported", seed=seed)} for seed in (0, 1))
-    both = [fact for fact in a if fact in b]  # a text may be too long for the context with another object in it
+    a, b = (
+        {(r.subject, r.relation, r.true): r.new for r in stages.common("reported", seed=seed)}
+        for seed in (0, 1)
+    )
+    both = [
+        fact for fact in a if fact in b
+    ]  # a text may be too long for the context with another object in it
     assert len(both) > 10 and both == [fact for fact in b if fact in a]
     assert [a[fact] for fact in both] != [b[fact] for fact in both]
     a = stages.facts(6)
@@ -243,7 +259,9 @@ def test_facts_that_must_be_known_are_said_by_every_stage(lab):
     own, free = strict.common("reported"), Stages(lab, replace(strict.of, known=False)).common("reported")
     net, tok = strict.model(model.steps[-1])
     assert 0 < len(own) < len(free)
-    assert {(r.subject, r.relation) for r in own} == {(r.subject, r.relation) for r in knowing(net, tok, free)}
+    assert {(r.subject, r.relation) for r in own} == {
+        (r.subject, r.relation) for r in knowing(net, tok, free)
+    }
 
 
 def test_stages_that_were_not_kept_are_refused():
@@ -300,7 +318,9 @@ def test_keys_are_the_coefficients_at_the_subjects_last_token(stages, measured):
         keys.append(coefficients(at.model, ids, 0)[0, -1])
     K = torch.stack(keys)
     assert torch.allclose(found["key"][draw, 0], K.abs().mean(0), rtol=1e-7)
-    assert torch.allclose(found["key, centred"][draw, 0], (K - K.mean(0)).abs().mean(0), rtol=1e-7, atol=1e-12)
+    assert torch.allclose(
+        found["key, centred"][draw, 0], (K - K.mean(0)).abs().mean(0), rtol=1e-7, atol=1e-12
+    )
     white = (np.linalg.inv(at.moments[0].numpy()) @ K.T.numpy() ** 1) ** 2
     assert np.allclose(found["key, whitened"][draw, 0], np.sqrt(white.mean(1)), rtol=1e-5)
 
@@ -327,7 +347,9 @@ def test_a_row_of_notions_is_their_agreement(desk, stages, measured):
     assert row.values["layers"]["loss"] == pytest.approx(shares.tolist(), rel=1e-9)
     units = torch.tensor(row.values["units"]["usage"])
     assert units.mean(-1).tolist() == pytest.approx([1.0] * len(units), rel=1e-3)
-    xy, xz, yz = (notions.of_pair(row, *p)["corrected"] for p in (("key", "loss"), ("key", "usage"), ("loss", "usage")))
+    xy, xz, yz = (
+        notions.of_pair(row, *p)["corrected"] for p in (("key", "loss"), ("key", "usage"), ("loss", "usage"))
+    )
     assert notions.given(row, "key", "loss", "usage") == agreement.partial(xy, xz, yz)
 
 
@@ -392,7 +414,9 @@ def test_what_belongs_to_the_function_stays_and_what_does_not_goes(desk, stages)
         assert min(changed["usage"], changed["key"], changed["update"]) > 0.1
         for score in ("S", "ES", "PS", "NS"):
             assert own[score] == row.values[rescaling.AS_TRAINED][score]
-    assert row.values[rescaling.LEVEL]["entropy"] == pytest.approx(row.values[rescaling.LEVEL]["bound"], rel=1e-12)
+    assert row.values[rescaling.LEVEL]["entropy"] == pytest.approx(
+        row.values[rescaling.LEVEL]["bound"], rel=1e-12
+    )
     assert row.values[rescaling.AS_TRAINED]["rank"] > row.values[rescaling.RANDOM]["rank"]
 
 
