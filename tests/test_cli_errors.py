@@ -380,6 +380,8 @@ RUN = {
     "no batch": ("run 00 --batch-size 0", "--batch-size to be 1 or more"),
     "unknown card": ("run 00 --scale smoke --dry-run --card B1", "a card is one of H200, H100"),
     "card without a forecast": ("run 00 --card H100", "expected --card with --dry-run"),
+    "unknown place": ("run 00 --scale smoke --on nowhere", "--on is local:N, gpus, or slurm:"),
+    "no processes": ("run 00 --scale smoke --on local:0", "--on is local:N"),
     "scale without sizes": ("run 11 --scale paper --dry-run", "got 'paper'"),
     "out is tracked": ("run 00 --out {checkout}/chapters", "expected --out outside the checkout"),
     "out is a file": ("run 00 --out {0}/good.jsonl", "got the file {0}/good.jsonl"),

@@ -49,6 +49,12 @@ def run(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="by default the chapter's")] = None,
     batch_size: Annotated[int | None, typer.Option(help="where the chapter has this parameter")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="compute its rows first, by local:N, gpus, or slurm:partition=..."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="say what it would fetch, compute and need, and stop")
     ] = False,
@@ -68,7 +74,9 @@ def run(
     Nothing in the checkout changes but what git ignores: notebooks and comparison.md go to --out, rows to
     $KEMEM_STORE (.kemem).
 
-    With --dry-run nothing is run: a table says which rows are missing, what they take and on which formulae that rests.
+    With --on the rows are computed first, by several processes at once; what several commands ask for at a time is
+    computed once. With --dry-run nothing is run: a table says which rows are missing, what they take and on which
+    formulae that rests.
     """
     at_least(1, batch_size=batch_size)
     from kemem.book import parameters, places
@@ -92,6 +100,14 @@ def run(
         forecasting.dry_run(root, source.stem, checked, card, json_file)
         return
     folder = _folder(root, source.stem, out)
+    if on is not None:
+        from kemem.book import sweep
+
+        failures = sweep.sweep(root, source.stem.split("_")[0], checked, sweep.place(on))
+        if failures:
+            for line in failures:
+                note(line)
+            raise typer.Exit(1)
     try:
         from kemem.book.run import execute
     except ImportError as error:
