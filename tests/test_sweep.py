@@ -28,12 +28,12 @@ def row(own, marks, trial, hang="", **more):
     """A row that leaves a mark each time it is computed, and if it is to hang does so."""
 
     def compute(provenance):
+        if "base" in more:  # it begins with another row, and is put off while that is being computed
+            row(own, marks, more["base"])
         with open(marks / str(trial), "a") as file:
             file.write("x")
         while str(trial) == hang:
             signal.pause()
-        if "base" in more:  # another row is asked for within
-            row(own, marks, more["base"])
         return {"score": trial if isinstance(trial, int) else 0}
 
     return own.store.row("toy", 1, {"trial": trial, **more}, compute)
