@@ -41,7 +41,7 @@ def html(
 
 @app.command()
 def record(scale: Scale = "laptop", only: Only = None) -> None:
-    """Compute missing records, then write the committed notebooks from them."""
+    """Compute missing records, then write the committed notebooks from them; gpu and paper in slices."""
     raise typer.Exit(steps.record(checkout(), scale=_known(scale), only=only))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from kemem.book import reuse
+from kemem.book import reuse, slices
 from kemem.book.notebooks import differences
 from kemem.book.places import chapters
 from kemem.book.run import Execution, execute_all, load, save
@@ -69,13 +69,23 @@ def record(root: Path, *, scale: str = "laptop", only: list[str] | None = None) 
     """Compute what the records of a scale lack, then write chapters/*.ipynb from the records alone."""
     wanted = _chosen(root, only)
     (root / "records" / scale).mkdir(parents=True, exist_ok=True)
+    if scale in slices.SLICED:
+        chosen = [word for number in only or () for word in ("--only", number)]
+        if status := slices.loop(["--scale", scale, *chosen]):
+            return status
+        return written(root, only=only)
     with tempfile.TemporaryDirectory() as scratch:
         computed = execute_all(
             wanted, Path(scratch), parameters={"scale": scale}, environment={"KEMEM_RECORD": "1"}
         )
         if _failed(computed):
             return 1
-    shown = execute_all(wanted, root / "chapters", environment={"KEMEM_REPLAY": "1"})
+    return written(root, only=only)
+
+
+def written(root: Path, *, only: list[str] | None = None) -> int:
+    """Write chapters/*.ipynb from the records alone."""
+    shown = execute_all(_chosen(root, only), root / "chapters", environment={"KEMEM_REPLAY": "1"})
     return int(_failed(shown))
 
 

@@ -68,7 +68,8 @@ def open_store(root: Path, scale: str) -> Store:
     records = root / "records" / scale
     if mode == "run" and not records.is_dir():
         return Store(store_folder(root) / scale)  # no records at this scale: every arm is live
-    return Store(store_folder(root) / scale, records, mode=mode, keep_stale=scale == "gpu")
+    stale = scale == "gpu" and mode != "record"  # what is recorded anew must not be what is to be replaced
+    return Store(store_folder(root) / scale, records, mode=mode, keep_stale=stale)
 
 
 def _mode() -> str:

@@ -110,7 +110,7 @@ def process(task: Task, label: str = "", *, parent: int | None = None) -> int:
         alive()
         time.sleep(seconds)
 
-    def told(row: Row) -> None:
+    def told(row: Row, settings: Any) -> None:
         _say(f"{label}{row.study} {row.digest}: {row.provenance.get('seconds', 0):.0f} s")
 
     def failed(study: str, name: str, error: Exception) -> None:

@@ -142,8 +142,9 @@ class Claims:
 class Claiming(Store):
     """A store whose missing rows are computed by whichever process comes first.
 
-    begin(study, name): called before a row is computed; what it raises ends the work. told(row): called after.
-    A row that begins with one that another process is at is put off: nobody waits for a single row.
+    begin(study, settings): called before a row is computed; a Busy from it puts the row off, whatever else is no
+    Exception ends the work. told(row, settings): called after. A row that begins with one that another process is at
+    is put off too: nobody waits for a single row.
     """
 
     pooled = False
@@ -154,8 +155,8 @@ class Claiming(Store):
         store: Store,
         failures: Failures,
         *,
-        begin: Callable[[str, str], None] | None = None,
-        told: Callable[[Row], None] | None = None,
+        begin: Callable[[str, Any], None] | None = None,
+        told: Callable[[Row, Any], None] | None = None,
         failed: Callable[[str, str, Exception], None] | None = None,
     ) -> None:
         super().__init__(store.live, store.records, mode=store.mode, keep_stale=store.keep_stale)
@@ -188,7 +189,7 @@ class Claiming(Store):
             nonlocal mine
             mine = True
             if self.begin is not None:
-                self.begin(study, name)
+                self.begin(study, settings)
             return compute(provenance)
 
         if not self.failures.has(study, name):
@@ -198,7 +199,7 @@ class Claiming(Store):
                 if mine:
                     self.claims.computed.append(row)
                     if self.told is not None:
-                        self.told(row)
+                        self.told(row, settings)
                 return row
             except (Timeout, Busy):
                 self.claims.waiting.add((study, name))

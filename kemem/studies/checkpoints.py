@@ -56,6 +56,14 @@ def there(lab: Lab, s: Pretraining) -> bool:
     return not lab.retrain and _shipped(lab, s, last) is not None
 
 
+def left(lab: Lab, s: Pretraining) -> float:
+    """Share of the training that is still to be done, by the last state that was saved."""
+    if there(lab, s):
+        return 0.0
+    kept = [int(path.stem.removeprefix("step")) for path in (folder(lab, s) / "state").glob("step*.json")]
+    return 1 - max(kept, default=0) / s.setup.steps
+
+
 def load(
     lab: Lab, s: Pretraining, step: int, *, dtype: str | None = None
 ) -> tuple[nn.Module, Any, Checkpoint]:
