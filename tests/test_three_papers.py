@@ -22,7 +22,7 @@ from kemem.errors import BadInput
 from kemem.evaluation import loss
 from kemem.memory import Memories
 from kemem.objective import causal
-from kemem.runs import Store
+from kemem.runs import Row, Store, canonical
 from kemem.studies import (
     agreement,
     editability,
@@ -33,6 +33,7 @@ from kemem.studies import (
     silencing,
     three_papers,
 )
+from kemem.studies import desk as desks
 from kemem.studies.checkpointed import MIXTURE, Compared, Stages, knowing, length
 from kemem.studies.lab import Lab
 
@@ -46,12 +47,18 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def desk(lab):
-    return three_papers.Desk(lab)
+    return desks.Desk(lab)
 
 
 @pytest.fixture(scope="module")
 def stages(desk):
     return desk.stages
+
+
+@pytest.fixture(scope="module")
+def measured(desk, stages):
+    s = desks.noted(desk.z)[desk.z.of.steps[-1]]
+    return s, notions.measured(stages, s)
 
 
 def drawn(*shape, seed=0):
@@ -196,10 +203,10 @@ def test_what_is_silenced_is_the_top_of_each_notion_and_what_is_special_to_one()
     assert torch.equal(sets[silencing.RANDOM], again) and not torch.equal(again, other)
 
 
-def test_a_row_of_silencing_is_what_the_cut_model_loses(desk, stages):
-    step, asked = next(iter(three_papers.quiet(desk.z).items()))
-    row = silencing.run(stages, asked)
-    at, found = stages.bench(step), notions.measured(stages, asked.of)
+def test_a_row_of_silencing_is_what_the_cut_model_loses(desk, stages, measured):
+    step, asked = next(iter(desks.quiet(desk.z).items()))
+    row = silencing.run(stages, replace(asked, facts=0))
+    at, found = stages.bench(step), measured[1]
     text = stages.rows("world")[-1]
     before = loss(at.model, text)
     cut = copy.deepcopy(at.model)
@@ -219,6 +226,27 @@ def test_a_row_of_silencing_is_what_the_cut_model_loses(desk, stages):
         0
     ].sum(-1)
     assert row.values["contribution"]["key"][0] == pytest.approx(float(share.mean()), rel=1e-9)
+
+
+def test_facts_are_missed_that_no_key_was_measured_on(desk, stages):
+    step, asked = next(iter(desks.quiet(desk.z).items()))
+    at = stages.bench(step)
+    ask = silencing.Ask(stages, at, asked)
+    taken = {r.subject for draw in stages.drawn() for r in draw}
+    assert len(ask.facts) == asked.facts and taken.isdisjoint(r.subject for r in ask.facts)
+    assert all(r.new == r.true for r in ask.facts)
+    assert set(ask(at.model).values()) == {0.0} and set(ask.before) == {"world", "docstrings", "facts"}
+
+
+def test_what_is_lost_is_told_as_points_and_nats(desk, lab):
+    z = desk.z
+    (s,) = desks.quiet(z).values()
+    lost = {"mean": {"key": [{"world": 0.5, "facts": -0.25}, {"world": 1.5, "facts": -0.75}]}}
+    lab.store.row(silencing.STUDY, silencing.VERSION, s, lambda _: {"lost": lost, "facts": 4}, recorded=True)
+    found = three_papers.results(lab.store, "smoke")
+    assert found["papers.silenced.last.mean.key.world"].value == 1.0
+    assert found["papers.silenced.last.mean.key.facts"].value == 50.0
+    assert found["papers.silenced.last.mean.key.facts"].unit == "points"
 
 
 # ---------------------------------------------------------------------- what is compared
@@ -271,16 +299,10 @@ def test_stages_that_were_not_kept_are_refused():
     with pytest.raises(BadInput, match="two draws or more"):
         Compared(model, model.steps, draws=1)
     with pytest.raises(BadInput, match="smoke, laptop; got 'gpu'"):
-        three_papers.sizes("gpu")
+        desks.sizes("gpu")
 
 
 # ---------------------------------------------------------------------- notions
-@pytest.fixture(scope="module")
-def measured(desk, stages):
-    s = three_papers.noted(desk.z)[desk.z.of.steps[-1]]
-    return s, notions.measured(stages, s)
-
-
 def coefficients(model, ids, layer):
     memories = Memories(model)
     with torch.no_grad(), trace.record(model, [memories.down_path(layer)], side="input") as seen:
@@ -392,20 +414,21 @@ def test_keys_and_moments_are_told_by_their_inverse(desk, stages):
     assert found["diagonal"] == pytest.approx(spread.sum() ** 2 / (spread**2).sum() / len(C), rel=1e-9)
 
 
-def test_the_best_setting_is_that_of_the_mean_over_stages(desk):
-    rows = desk.trials()
-    first, second = list(rows)
-    for step, scores in ((first, (10.0, 30.0)), (second, (50.0, 20.0))):
-        for own, S in zip(rows[step].values["scores"], scores, strict=True):
-            own["S"] = S
-    whole, each = editability.best(rows)
-    settings = desk.z.settings
-    assert whole == settings[0] and each == {first: settings[1], second: settings[0]}
+def test_the_best_setting_is_that_of_the_mean_over_stages():
+    settings = desks.sizes("smoke").settings
+
+    def tried(*S):
+        return Row(
+            "", 1, canonical({"settings": settings}), {"scores": [{"S": own} for own in S]}, {}, "live"
+        )
+
+    whole, each = editability.best({30: tried(10.0, 30.0), 60: tried(50.0, None)})
+    assert whole == settings[0] and each == {30: settings[1], 60: settings[0]}
 
 
 # ---------------------------------------------------------------------- rescaled weights
 def test_what_belongs_to_the_function_stays_and_what_does_not_goes(desk, stages):
-    s = three_papers.rescale(desk.z, desk.z.settings[0])
+    s = desks.rescale(desk.z, desk.z.settings[0])
     row = rescaling.run(stages, s)
     for name in (rescaling.LEVEL, rescaling.RANDOM):
         own = row.values[name]
@@ -431,9 +454,64 @@ def test_memits_update_of_rescaled_keys_is_the_update_with_columns_divided():
 
 def test_factors_level_usage_exactly():
     usage = drawn(2, 16) + 0.1
-    s = three_papers.rescale(three_papers.sizes("smoke"), three_papers.sizes("smoke").settings[0])
+    s = desks.rescale(desks.sizes("smoke"), desks.sizes("smoke").settings[0])
     found = rescaling.factors(usage, s)
     level = usage * found[rescaling.LEVEL]
     assert torch.allclose(level, usage.mean(-1, keepdim=True).expand_as(level), rtol=1e-6)
     assert (found[rescaling.AS_TRAINED] == 1).all() and (found[rescaling.RANDOM] > 0).all()
     assert float(entropy.layer_entropy(level).sum()) == pytest.approx(2 * math.log(16), rel=1e-6)
+
+
+# ---------------------------------------------------------------------- together
+def learnt(before, after, tasks):
+    probes = [
+        {"step": step, "group": "all", "kind": "all", "target_mean": value}
+        for step, value in ((0, before), (9, after))
+    ]
+    ends = {when: {"tasks": {"a": p}} for when, p in zip(("before", "after"), tasks, strict=True)}
+    return Row("", 1, {}, {"probes": probes, "steps": 9, **ends}, {}, "live")
+
+
+def edited(ES, kept, nats):
+    scores = {"S": None, "ES": ES, "PS": 1.0, "NS": 2.0}
+    return Row(
+        "", 1, {}, {"after": scores, "kept": kept, "nats": {"world": nats, "docstrings": 0.0}}, {}, "live"
+    )
+
+
+def test_stages_are_followed_by_their_steps():
+    measured = [
+        {"revision": f"step{step}", "effective_share": share}
+        for step, share in ((10, 0.9), (20, 0.8), (30, 0.7))
+    ]
+    path = three_papers.along(
+        Row("", 1, {}, {"stages": measured}, {}, "live"),
+        {20: [learnt(-4.0, -3.0, (0.5, 0.4))], 30: [learnt(-4.0, -2.0, (0.5, 0.5))]},
+        {20: [edited(50.0, 90.0, 0.1), edited(60.0, 90.0, 0.1)], 30: [edited(80.0, 80.0, 0.4)]},
+    )
+    assert path["share"] == [[80.0], [70.0]]
+    assert path["A"] == [[pytest.approx(25.0)], [pytest.approx(50.0)]]
+    assert path["F"] == [[pytest.approx(20.0)], [pytest.approx(0.0)]]
+    assert path["ES"] == [[50.0, 60.0], [80.0]] and path["S"] == [[0.0, 0.0], [0.0]]
+    going = three_papers.with_share(path)
+    assert going["ES"] == going["world"] == pytest.approx(-1) and going["kept"] == pytest.approx(1)
+    assert going["ES, stage"] == pytest.approx(1) and going["S"] == 0
+
+
+def test_a_verdict_is_read_off_an_interval():
+    told = {(0.85, 1.1): "nearly one", (0.8, 0.9): "related", (0.1, 0.9): "related", (-0.1, 0.2): "undecided",
+            (0.0, 0.3): "undecided", (-0.9, -0.1): "opposed", (None, None): "undecided"}  # fmt: skip
+    assert {ends: three_papers.verdict(*ends) for ends in told} == told
+
+
+def test_numbers_for_prose_are_those_of_the_rows(lab, desk):
+    rows = desk.notions()
+    found = three_papers.results(lab.store, "smoke")
+    first, last = rows.values()
+    for when, row in (("first", first), ("last", last)):
+        pair = notions.of_pair(row, "usage", "update")
+        assert found[f"papers.{when}.usage.update"].value == pair["corrected"]
+        assert found[f"papers.{when}.usage.update.shared"].value == 100 * pair["shared"]
+    both = sorted(notions.of_pair(row, "usage", "key")["corrected"] for row in rows.values())
+    assert [found[f"papers.{end}.usage.key"].value for end in ("least", "most")] == both
+    assert three_papers.results(lab.store, "gpu") == {}

@@ -36,6 +36,7 @@ from kemem.studies import (
     stages,
     standing,
     thousands,
+    three_papers,
     tour,
     tracing,
     units,
@@ -47,8 +48,7 @@ STUDIES: tuple[ModuleType, ...] = (
     tour, memories, pretraining, stages, realtext, decay, acquiring, realpassages, robustness, midstage, inside,
     lifting, resuscitating, interference, units, masking, moving, pairing, variants, standing, growing,
     footprint, knowing, tracing, association, one_target, single_edits, thousands, relations, implications,
-    field, released, parts, sequence, critique,
-    own_rows,
+    field, released, parts, sequence, critique, three_papers, own_rows,
 )  # fmt: skip
 
 

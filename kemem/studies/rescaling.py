@@ -30,7 +30,7 @@ from kemem.studies.notions import lengths
 from kemem.studies.nulls import within
 
 STUDY, VERSION = "rescaling", 1
-AS_TRAINED, LEVEL, RANDOM = "as trained", "all used alike", "at random"
+AS_TRAINED, LEVEL, RANDOM = WEIGHTS = ("as trained", "all used alike", "at random")
 
 
 @dataclass(frozen=True)

@@ -1,177 +1,240 @@
-"""Chapter 15: the same checkpoints through three papers: sizes, rows of all its studies, and numbers for prose."""
+"""Chapter 15: the same checkpoints through three papers: what goes with what over stages, and numbers for prose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import combinations
 
-from kemem.errors import BadInput
-from kemem.runs import Row
+from kemem.runs import Row, Store
 from kemem.studies import (
-    acquiring,
     editability,
-    factual,
+    findings,
+    looking,
     notions,
-    pretraining,
     rescaling,
     silencing,
     stages,
     tracing,
 )
-from kemem.studies.checkpointed import Compared, Stages
-from kemem.studies.editability import Setting, Trials, Written
-from kemem.studies.lab import Lab
-from kemem.studies.notions import Notions
-from kemem.studies.rescaling import Rescaling
-from kemem.studies.silencing import Silenced
-from kemem.studies.tracing import Tracing
+from kemem.studies.desk import ROWS, SCALES, Sizes, noted, quiet, rescale, sizes, trials, writing
+from kemem.studies.explaining import correlation
+from kemem.studies.lab import Result
+from kemem.studies.notions import Notions, given, of_pair
+from kemem.studies.outcomes import acquired, forgot
+
+__all__ = ["CHAPTER", "ROWS", "along", "results", "verdict", "with_share"]
 
 CHAPTER = "15_three_papers"
-VERSION = 1
-ROWS = {
-    notions.STUDY: notions.VERSION, silencing.STUDY: silencing.VERSION, editability.STUDY: editability.VERSION,
-    editability.TRIALS: editability.VERSION, rescaling.STUDY: rescaling.VERSION,
+
+
+# ---------------------------------------------------------------------- along the stages
+QUANTITIES = {
+    "share": "effective share", "A": "acquisition A", "F": "forgetting F", "S": "score S", "ES": "efficacy ES",
+    "PS": "paraphrases PS", "NS": "neighbours NS", "kept": "NS kept", "world": "cost on world",
+    "docstrings": "cost on docstrings",
 }  # fmt: skip
-SEEDS = {"smoke": (0,), "laptop": (0, 1, 2)}
-"""Of the objects that are written."""
-SHOWN = ("usage", "contribution", "general", "loss", "key", "update", "written")
-"""The notions, those of the loss on a part of the text apart."""
+"""What is followed along the stages. Costs are nats a token on other text, all else but the first in %."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What is compared at a scale. shares: of the schedule; the first is the first stage that knows enough facts."""
-
-    of: Compared
-    facts: int
-    """Written at every stage, in blocks of `count`."""
-    tuning: int
-    count: int
-    settings: tuple[Setting, ...]
-    traced: Tracing
-    silenced: tuple[int, ...]
-    """Steps at which memories are silenced."""
-    silencing_facts: int = 160
-    other: Compared | None = None
-    """A second model, at its end: with other layers, other memories and another tokenizer."""
-    seeds: tuple[int, ...] = (0,)
-
-
-def grid(
-    layers: Sequence[tuple[int, ...]], weights: Sequence[float], clamps: Sequence[float]
-) -> tuple[Setting, ...]:
-    return tuple(Setting(own, w, c) for own in layers for w in weights for c in clamps)
+def along(
+    entropy: Row, learnt: Mapping[int, Sequence[Row]], written: Mapping[int, Sequence[Row]]
+) -> dict[str, list[list[float]]]:
+    """Quantity -> of every stage its values: one a model that learned on, or one a draw of what was written."""
+    by_step = {int(stages.step(s["revision"])): s for s in entropy.values["stages"]}
+    found: dict[str, list[list[float]]] = {name: [] for name in QUANTITIES}
+    for step, edits in written.items():
+        found["share"].append([100 * by_step[step]["effective_share"]])
+        found["A"].append([100 * acquired(row) for row in learnt[step]])
+        found["F"].append([100 * lost for row in learnt[step] if (lost := forgot(row)) is not None])
+        for name in ("S", "ES", "PS", "NS"):
+            found[name].append([row.values["after"][name] or 0.0 for row in edits])
+        found["kept"].append([row.values["kept"] or 0.0 for row in edits])
+        for name in ("world", "docstrings"):
+            found[name].append([row.values["nats"][name] for row in edits])
+    return found
 
 
-def sizes(scale: str) -> Sizes:
-    """Refused: a scale at which no model of ours has learned facts."""
-    if scale == "smoke":
-        # the model of chapter 02 knows no fact at this scale, so any are written
-        model = pretraining.settings(scale)
-        of = Compared(
-            model, model.setup.at((0.5, 1.0)), known=False, draws=3, rows=6, subjects=3, ordinary=40
-        )
-        return Sizes(
-            of, 6, 3, 3, grid(((0,), (0, 1)), (10.0,), (1.0,)),
-            Tracing(factual.settings(scale), facts=3, samples=2, paired=1, noises=4), of.steps[-1:],
-            silencing_facts=6, seeds=SEEDS[scale],
-        )  # fmt: skip
-    if scale == "laptop":
-        model = pretraining.settings(scale)
-        steps = model.setup.at((0.2, 0.35, 0.5, 0.75, 1.0))
-        own = factual.settings(scale)
-        return Sizes(
-            Compared(model, steps), 96, 48, 24,
-            grid(((0,),), (10.0, 30.0, 100.0, 300.0), (1.0, 2.0))
-            + grid(((0, 1), (1,), (2,), (3,)), (10.0,), (1.0, 2.0)),
-            Tracing(model, facts=48), (steps[0], steps[-1]), other=Compared(own, own.steps), seeds=SEEDS[scale],
-        )  # fmt: skip
-    raise BadInput(
-        "three papers on one model need checkpoints that know a world of facts, of which there are some at the scales "
-        f"smoke, laptop; got {scale!r}; choose one of these."
-    )
+def with_share(path: Mapping[str, list[list[float]]]) -> dict[str, float]:
+    """Rank correlation over the stages of each quantity's mean with the effective share, and with the stage itself."""
+    means = {name: [looking.mean(own) for own in each] for name, each in path.items() if all(each)}
+    order = [float(stage) for stage in range(len(means["share"]))]
+    told = {}
+    for name, own in means.items():
+        told[name] = correlation(means["share"], own)[0]
+        told[f"{name}, stage"] = correlation(order, own)[0]
+    return told
 
 
-# ---------------------------------------------------------------------- rows
-@dataclass
-class Desk:
-    """The rows of a scale. The notions at the last stage and the rescaled weights are live; all else is recorded."""
-
-    lab: Lab
-    z: Sizes = field(init=False)
-    stages: Stages = field(init=False)
-    other: Stages | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.z = sizes(self.lab.scale)
-        self.stages = Stages(self.lab, self.z.of)
-        self.other = None if self.z.other is None else Stages(self.lab, self.z.other)
-
-    def notions(self) -> dict[int, Row]:
-        """By stage."""
-        return {
-            step: notions.run(self.stages, asked, recorded=step != self.z.of.steps[-1])
-            for step, asked in noted(self.z).items()
-        }
-
-    def second(self) -> Row | None:
-        """The notions in the other model."""
-        if self.other is None or self.z.other is None:
-            return None
-        return notions.run(self.other, Notions(self.z.other, self.z.other.steps[-1]), recorded=True)
-
-    def silenced(self) -> dict[int, Row]:
-        return {step: silencing.run(self.stages, s, recorded=True) for step, s in quiet(self.z).items()}
-
-    def trials(self) -> dict[int, Row]:
-        return {step: editability.tried(self.stages, s, recorded=True) for step, s in trials(self.z).items()}
-
-    def written(self, made: Mapping[int, Setting]) -> dict[int, list[Row]]:
-        """By stage a row for each draw of objects."""
-        return {
-            step: [editability.written(self.stages, s, recorded=True) for s in each]
-            for step, each in writing(self.z, made).items()
-        }
-
-    def rescaled(self, made: Setting, seed: int = 0) -> Row:
-        return rescaling.run(self.stages, rescale(self.z, made, seed))
-
-    def entropy(self) -> Row:
-        """The stages of chapter 03, in one row with those before them."""
-        about = stages.subject(self.lab.scale, model=self.z.of.model)
-        return about.row(self.lab, **stages.extras(about))
-
-    def traced(self) -> Row:
-        found = self.lab.store.find(tracing.STUDY, tracing.VERSION, self.z.traced, recorded=True)
-        return found or tracing.run(self.lab, self.z.traced)
-
-    def learning(self) -> dict[int, list[Row]]:
-        """Chapter 05's runs of continual learning from the compared stages, by step a row for each model."""
-        found: dict[int, list[Row]] = {}
-        for rows in acquiring.along(self.lab).values():
-            for row in rows:
-                found.setdefault(row.settings["step"], []).append(row)
-        return {step: found[step] for step in self.z.of.steps}
+def verdict(low: float | None, high: float | None, *, one: float = 0.8) -> str:
+    """What an interval of a corrected correlation says: by a rule that knows no notion."""
+    if low is None or high is None:
+        return "undecided"
+    if low > one:
+        return "nearly one"
+    if low > 0:
+        return "related"
+    return "opposed" if high < 0 else "undecided"
 
 
-def noted(z: Sizes) -> dict[int, Notions]:
-    return {step: Notions(z.of, step, kept=step == z.of.steps[-1]) for step in z.of.steps}
-
-
-def quiet(z: Sizes) -> dict[int, Silenced]:
-    return {step: Silenced(Notions(z.of, step), facts=z.silencing_facts) for step in z.silenced}
-
-
-def trials(z: Sizes) -> dict[int, Trials]:
-    return {step: Trials(z.of, step, z.settings, z.count, z.tuning // z.count) for step in z.of.steps}
-
-
-def writing(z: Sizes, made: Mapping[int, Setting]) -> dict[int, list[Written]]:
+# ---------------------------------------------------------------------- numbers for prose
+def results(store: Store, scale: str) -> dict[str, Result]:
+    """`papers.*`: of the first and last stage, of the second model, and changes; none where rows are missing."""
+    if scale not in SCALES:
+        return {}
+    z = sizes(scale)
+    found: dict[str, tuple[float | int, str, Row]] = {}
+    for part in (_agreement, _silenced, _written, _traced):
+        found |= part(store, z)
+    found |= _entropy(store, z, scale)
     return {
-        step: [Written(z.of, step, made[step], z.count, z.facts // z.count, seed) for seed in z.seeds]
-        for step in z.of.steps
+        f"papers.{name}": Result(value, unit, looking.origin(row))
+        for name, (value, unit, row) in found.items()
     }
 
 
-def rescale(z: Sizes, made: Setting, seed: int = 0) -> Rescaling:
-    return Rescaling(z.of, z.of.steps[-1], made, z.count, seed=seed)
+Told = dict[str, tuple[float | int, str, Row]]
+
+
+def _agreement(store: Store, z: Sizes) -> Told:
+    last = z.of.steps[-1]
+    rows = {
+        step: store.find(notions.STUDY, notions.VERSION, s, recorded=step != last)
+        for step, s in noted(z).items()
+    }
+    here = {step: row for step, row in rows.items() if row is not None}
+    if len(here) < len(rows):
+        return {}
+    found: Told = {"facts.drawn": (here[last].values["facts"], "", here[last])}
+    named = {"first": here[z.of.steps[0]], "last": here[last]}
+    if z.other is not None:
+        other = store.find(notions.STUDY, notions.VERSION, Notions(z.other, z.other.steps[-1]), recorded=True)
+        named |= {} if other is None else {"second": other}
+    for when, row in named.items():
+        for a, b in combinations(row.values["names"], 2):
+            pair = of_pair(row, a, b)
+            for key in ("corrected", "low", "high", "raw"):
+                if pair[key] is not None:
+                    name = f"{when}.{a}.{b}" + ("" if key == "corrected" else f".{key}")
+                    found[name] = pair[key], "", row
+            found[f"{when}.{a}.{b}.shared"] = 100 * pair["shared"], "%", row
+            for third in ("usage", "key"):
+                if third not in (a, b) and (left := given(row, a, b, third)) is not None:
+                    found[f"{when}.{a}.{b}.given {third}"] = left, "", row
+        for name, own in row.values["reliability"].items():
+            found[f"{when}.{name}.again"] = looking.mean(own), "", row
+    for a, b in combinations(here[last].values["names"], 2):
+        each = [v for row in here.values() if (v := of_pair(row, a, b)["corrected"]) is not None]
+        if len(each) == len(here):
+            found[f"least.{a}.{b}"], found[f"most.{a}.{b}"] = (
+                (min(each), "", here[last]),
+                (max(each), "", here[last]),
+            )
+    return found
+
+
+def _silenced(store: Store, z: Sizes) -> Told:
+    found: Told = {}
+    for step, s in quiet(z).items():
+        row = store.find(silencing.STUDY, silencing.VERSION, s, recorded=True)
+        if row is None:
+            continue
+        when = "last" if step == z.of.steps[-1] else "first"
+        found[f"silenced.{when}.facts"] = row.values["facts"], "", row
+        for way, sets in row.values["lost"].items():
+            for name in sets:
+                for key, own in silencing.lost_by(row, way, name).items():
+                    unit, times = ("points", -100) if key == "facts" else ("nats a token", 1)
+                    found[f"silenced.{when}.{way}.{name}.{key}"] = times * looking.mean(own), unit, row
+    return found
+
+
+def _written(store: Store, z: Sizes) -> Told:
+    """Of the edits, and of one of them in rescaled weights, with the setting that the trials chose."""
+    tried = {
+        step: store.find(editability.TRIALS, editability.VERSION, s, recorded=True)
+        for step, s in trials(z).items()
+    }
+    if None in tried.values():
+        return {}
+    known = {step: row for step, row in tried.items() if row is not None}
+    made, _ = editability.best(known)
+    some = next(iter(known.values()))
+    found: Told = {
+        "trials": (len(z.settings), "", some), "tuning": (z.tuning, "", some), "facts": (z.facts, "", some),
+        "count": (z.count, "", some), "weight": (made.weight, "", some), "clamp": (made.clamp, "", some),
+        "stages": (len(z.of.steps), "", some),
+    }  # fmt: skip
+    for setting, scores in zip(z.settings, known[z.of.steps[-1]].values["scores"], strict=True):
+        name = "tuned." + "+".join(map(str, setting.layers))
+        if scores["S"] is not None and scores["S"] >= found.get(name, (0, "", some))[0]:
+            found[name] = scores["S"], "%", known[z.of.steps[-1]]
+    asked = writing(z, dict.fromkeys(z.of.steps, made))
+    rows = {
+        step: [store.find(editability.STUDY, editability.VERSION, s, recorded=True) for s in each]
+        for step, each in asked.items()
+    }
+    if not any(None in each for each in rows.values()):
+        ends = {when: [row for row in rows[step] if row] for when, step in
+                (("first", z.of.steps[0]), ("last", z.of.steps[-1]))}  # fmt: skip
+        for name, (of, unit) in WRITTEN.items():
+            values = {when: [of(row) for row in own] for when, own in ends.items()}
+            for when, own in values.items():
+                found[f"written.{when}.{name}"] = looking.mean(own), unit, ends[when][0]
+            moved = findings.change([b - a for a, b in zip(values["first"], values["last"], strict=True)])
+            for key, value in (("", moved.mean), (".low", moved.low), (".high", moved.high)):
+                if value is not None:
+                    found[f"written.change.{name}{key}"] = value, unit, ends["last"][0]
+    row = store.find(rescaling.STUDY, rescaling.VERSION, rescale(z, made))
+    if row is not None:
+        for name, own in row.values.items():
+            for key in ("entropy", "rank", "rank, contribution", "S", "ES", "NS", "effect"):
+                found[f"rescaled.{name}.{key}"] = own[key], "nats" if key == "entropy" else "", row
+            for key, value in own["changed"].items():
+                found[f"rescaled.{name}.changed.{key}"] = value, "", row
+    return found
+
+
+WRITTEN = {
+    **{
+        name: (lambda row, name=name: row.values["after"][name] or 0.0, "%")
+        for name in ("S", "ES", "PS", "NS")
+    },
+    "NS.before": (lambda row: row.values["before"]["NS"] or 0.0, "%"),
+    "true": (lambda row: -row.values["before"]["EM"], "points"),
+    "kept": (lambda row: row.values["kept"] or 0.0, "%"),
+    "world": (lambda row: row.values["nats"]["world"], "nats a token"),
+    "docstrings": (lambda row: row.values["nats"]["docstrings"], "nats a token"),
+    "norm": (lambda row: row.values["norm"], ""),
+}
+"""Of a row of edits: true is how much likelier the true object is than the new one, before the edit."""
+
+
+def _entropy(store: Store, z: Sizes, scale: str) -> Told:
+    """Of chapter 03's row, the compared stages."""
+    about = stages.subject(scale, model=z.of.model)
+    row = store.find(stages.STUDY, stages.VERSION, about.settings(**stages.extras(about)), recorded=True)
+    if row is None:
+        return {}
+    shares = {int(stages.step(s["revision"])): 100 * s["effective_share"] for s in row.values["stages"]}
+    own = [shares[step] for step in z.of.steps]
+    ends = (("first", own[0]), ("last", own[-1]), ("least", min(own)))
+    return {f"share.{name}": (value, "%", row) for name, value in ends}
+
+
+def _traced(store: Store, z: Sizes) -> Told:
+    """The largest effects of a trace, by kind of what is restored and token."""
+    row = store.find(tracing.STUDY, tracing.VERSION, z.traced, recorded=True)
+    if row is None:
+        return {}
+    whole = row.values["whole"]
+    found: Told = {
+        "traced.total": (100 * (whole["clean"] - whole["corrupted"]), "points", row),
+        "traced.facts": (whole["facts"], "", row),
+    }
+    for kind, roles in whole["effects"].items():
+        for role, effect in roles.items():
+            value = effect["value"]
+            best = max(range(len(value)), key=value.__getitem__)
+            found[f"traced.{kind}.{role}"] = 100 * value[best], "points", row
+            found[f"traced.{kind}.{role}.layer"] = best, "", row
+    return found
