@@ -34,7 +34,7 @@ TEXTS = (
     "Entropy counts how many are used, and it is at most the logarithm of their number.",
 )
 KEYS = [
-    "model", "revision", "family", "layers", "entropy", "bound", "effective_share", "next_token_entropy",
+    "model", "revision", "commit", "family", "layers", "entropy", "bound", "effective_share", "next_token_entropy",
     "attention_entropy", "tokens", "corpus", "coefficient", "padding",
 ]  # fmt: skip
 DOWN = {
@@ -172,6 +172,7 @@ def test_entropy_is_that_of_plain_hooks(family, square, folder, corpus, tmp_path
     given = {
         "model": str(model),
         "revision": None,
+        "commit": None,
         "family": family,
         "tokens": expected["tokens"],
         "corpus": corpus,

@@ -392,6 +392,40 @@ CLAIMS = {
     "unknown scale": ("claims --scale huge", "smoke, laptop, gpu, paper; got 'huge'"),
     "json nowhere": ("claims --json {0}/nowhere/a.json", "create {0}/nowhere first"),
 }
+FETCH = {
+    "no name": ("fetch", "Missing argument 'NAME'"),
+    "unknown kind": ("fetch a/b --kind text", "expected --kind to be one of model, data; got 'text'"),
+    "limit of a model": ("fetch a/b --limit 5", "expected --limit with --kind data; got model"),
+    "no records": ("fetch a/b --kind data --limit 0", "--limit to be 1 or more; got 0"),
+    "steps of data": ("fetch a/b --kind data --list", "expected --list with --kind model; got data"),
+    "steps of a revision": ("fetch a/b --list --revision main", "expected --list alone; got --revision too"),
+    "steps to a folder": ("fetch a/b --list --to {0}/new", "expected --list alone; got --to too"),
+    "a folder": ("fetch {0}/model", "got the folder {0}/model, which is here already"),
+    "data to a file": ("fetch a/b --kind data --to {0}/good.jsonl", "got the file {0}/good.jsonl"),
+    "data over something": ("fetch a/b --kind data --to {0}/other", "{0}/other holds 'thesis.tex'"),
+    "data by a path": ("fetch ./nowhere --kind data", "expected a name on the hub; got the path ./nowhere"),
+    "data by a wrong option": (
+        "fetch c4:colour=red --kind data",
+        "hub has the options field, split, limit, config",
+    ),
+    "json nowhere": ("fetch a/b --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+}
+CONVERT = {
+    "no model": ("convert --out {0}/new", "Missing argument 'MODEL'"),
+    "no folder": ("convert {0}/model", "Missing option '--out'"),
+    "revision of a folder": (
+        "convert {0}/run --revision step1 --out {0}/new",
+        "of the folder {0}/run; name the",
+    ),
+    "nothing native": (
+        "convert {0}/empty --out {0}/new",
+        "expected config.yaml or config.json in {0}/empty; got",
+    ),
+    "converted already": ("convert {0}/model --out {0}/new", "in the configuration of {0}/model; got"),
+    "out is a file": ("convert {0}/model --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
+    "out holds something": ("convert {0}/model --out {0}/other", "{0}/other holds 'thesis.tex'"),
+    "json nowhere": ("convert {0}/model --out {0}/new --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+}
 OTHER = {
     "unknown command": ("entropies x", "No such command 'entropies'"),
     "unknown option": ("--loud", "No such option: --loud"),
@@ -413,6 +447,8 @@ TABLE = {
     **{f"acquire: corpus: {n}": (f"{LEARN} --corpus '{s}'", said) for n, (s, said) in CORPORA.items()},
     **{f"run: {name}": case for name, case in RUN.items()},
     **{f"claims: {name}": case for name, case in CLAIMS.items()},
+    **{f"fetch: {name}": case for name, case in FETCH.items()},
+    **{f"convert: {name}": case for name, case in CONVERT.items()},
     **OTHER,
 }
 
@@ -483,7 +519,10 @@ def test_every_option_of_every_command_is_in_the_table():
     free = {"--attention", "--help", "--json", "--corpus", "--sharded", "--stream", "--dry-run"}
     elsewhere = {"adapt": test_cli_adapt.TABLE, "edit": test_cli_edit.TABLE, "trace": test_cli_trace.TABLE}
     commands = get_command(app).commands
-    assert set(commands) == {"acquire", "claims", "entropy", "pretrain", "resuscitate", "run", *elsewhere}
+    assert set(commands) == {
+        *("acquire", "claims", "convert", "entropy", "fetch", "pretrain", "resuscitate", "run"),
+        *elsewhere,
+    }
     for name, command in commands.items():
         table = elsewhere.get(name) or {k: v for k, v in TABLE.items() if v[0].startswith(name)}
         used = " ".join(case for case, *_ in table.values()).split()

@@ -115,6 +115,38 @@ def test_a_beginning_of_two_branches_is_refused(hub, stages):
     assert weights(fetch(OLMO, revision="step1000-tokens5B")) == weights(stages["main"])
 
 
+TOKENIZERS = """
+import sys
+from kemem.corpora import load_tokenizer
+from kemem.errors import BadInput
+for revision in (None, "step1000", "step9000", "step8000"):
+    try:
+        print("bern" in load_tokenizer(sys.argv[1], revision=revision).get_vocab())
+    except BadInput as error:
+        print(error)
+"""
+
+
+def test_a_tokenizer_is_found_by_the_beginning_of_a_revision_too(hub, stages, tmp_path):
+    changed = {path.name: path for path in stages["main"].iterdir()}
+    text = (stages["main"] / "tokenizer.json").read_text().replace('"born"', '"bern"')
+    hub.model(OLMO, {"step9000-tokens3B": {**changed, "tokenizer.json": text}})
+
+    def told():
+        ran = subprocess.run(
+            [sys.executable, "-c", TOKENIZERS, OLMO],
+            env=hub.environment(tmp_path / "other"), capture_output=True, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert not ran.returncode, ran.stderr
+        return ran.stdout.splitlines()
+
+    *found, line = told()
+    assert found == ["False", "False", "True"]
+    assert line.startswith(
+        f"expected a revision of {OLMO}; got 'step8000', with which none begins; the nearest"
+    )
+
+
 def test_branches_are_listed_by_their_step(hub, stages):
     more = ("step9000-tokens100B", "step20000-tokens84B")
     hub.model(OLMO, dict.fromkeys(more, stages["main"]))
@@ -497,10 +529,12 @@ def test_the_command_measures_revisions_of_the_hub(stages, tmp_path):
         )  # fmt: skip
         assert json.loads(ran.stdout.splitlines()[-1]) == [0, 0, 2], ran.stderr
         assert hub.asked("GET", W) == 2
+        asked = [hub.commit(OLMO, STEPS[0]), hub.commit(OLMO, STEPS[2])]
     measured, local = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("hub", "local"))
     assert [row["revision"] for row in measured] == ["step1000", "step738020"]
+    assert [row["commit"] for row in measured] == asked and not any(row["commit"] for row in local)
     for row, other in zip(measured, local, strict=True):
-        changed = {"model", "revision"}
+        changed = {"model", "revision", "commit"}
         assert {k: v for k, v in row.items() if k not in changed} == {
             k: v for k, v in other.items() if k not in changed
         }

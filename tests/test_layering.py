@@ -17,7 +17,7 @@ FLOORS = [
     {"training", "evaluation", "harness", "corpora", "models", "runs", "plot"},
     {"fitting"},
     {"world", "memory", "objective"},
-    {"families", "trace", "progress", "arithmetic", "provenance", "spans"},
+    {"families", "trace", "progress", "arithmetic", "provenance", "spans", "commits"},
     {"errors"},
 ]
 SIDEWAYS = {("cli", "book")}  # `kemem run` runs a chapter

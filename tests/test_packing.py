@@ -117,33 +117,41 @@ def test_what_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "does not exist" in refusal("none.json")
     (tmp_path / "empty").mkdir()
     assert "was not loaded" in refusal(str(tmp_path / "empty"))
-    monkeypatch.setattr(tokenizers_of_kemem, "HfApi", Away)
+    monkeypatch.setattr("kemem.commits.HfApi", Away)
     assert "owner/name was not loaded: no route to host" in refusal("owner/name")
 
 
 class Hub:
-    """Stands in for the network: every revision has a commit."""
+    """Stands in for the network: two branches, each with a commit."""
 
-    def model_info(self, name: str, *, revision: str | None) -> object:
-        return type("Info", (), {"sha": f"commit of {revision}"})()
+    def list_repo_refs(self, name: str) -> object:
+        refs = [
+            type("Ref", (), {"name": one, "target_commit": f"commit of {one}"})
+            for one in ("main", "step1000-tokens4B")
+        ]
+        return type("Refs", (), {"tags": [], "branches": refs})()
 
 
 class Away:
     """No network."""
+
+    def list_repo_refs(self, name: str) -> object:
+        raise ConnectionError("no route\nto host")
 
     def model_info(self, name: str, *, revision: str | None) -> object:
         raise ConnectionError("no route\nto host")
 
 
 @pytest.mark.parametrize(
-    ("api", "asked"),
+    ("api", "revision", "asked"),
     [
-        (Hub, {"revision": "commit of main", "local_files_only": False}),
-        (Away, {"revision": "main", "local_files_only": True}),
+        (Hub, "main", {"revision": "commit of main", "local_files_only": False}),
+        (Hub, "step1000", {"revision": "commit of step1000-tokens4B", "local_files_only": False}),
+        (Away, "main", {"revision": "main", "local_files_only": True}),
     ],
 )
 def test_the_hub_is_pinned_and_without_it_the_cache_serves(
-    api: type, asked: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    api: type, revision: str, asked: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
 
@@ -153,9 +161,9 @@ def test_the_hub_is_pinned_and_without_it_the_cache_serves(
             calls.append((*names, more))
             return BPE
 
-    monkeypatch.setattr(tokenizers_of_kemem, "HfApi", api)
+    monkeypatch.setattr("kemem.commits.HfApi", api)
     monkeypatch.setattr(tokenizers_of_kemem, "AutoTokenizer", Auto)
-    assert load_tokenizer("owner/name", revision="main") is BPE
+    assert load_tokenizer("owner/name", revision=revision) is BPE
     assert calls == [("owner/name", asked)]
 
 

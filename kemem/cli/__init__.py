@@ -7,6 +7,8 @@
     kemem adapt MODEL       domains learned one after another, and what is forgotten of each
     kemem pretrain          train a model of the book, with checkpoints along the schedule
     kemem trace MODEL       where a model comes by the facts it knows, and which layers to edit
+    kemem fetch NAME        a model or data of the hub, at one commit, checked, in the cache or a folder
+    kemem convert MODEL     a native OLMo checkpoint as a folder that every command opens
     kemem run CHAPTER       execute a chapter, once for every combination of its parameters
     kemem claims            what the papers claim, and the verdict of the committed rows on it
 
@@ -28,6 +30,7 @@ from kemem.cli.acquiring import acquire
 from kemem.cli.adapting import adapt
 from kemem.cli.chapter import run
 from kemem.cli.editing import edit
+from kemem.cli.fetching import convert, fetch
 from kemem.cli.ledger import claims
 from kemem.cli.measuring import entropy
 from kemem.cli.pretraining import pretrain
@@ -46,6 +49,8 @@ app.command()(edit)
 app.command()(adapt)
 app.command()(pretrain)
 app.command()(trace)
+app.command()(fetch)
+app.command()(convert)
 app.command()(run)
 app.command()(claims)
 

@@ -66,9 +66,10 @@ def entropy(
     A text is an instance: a non-empty line of a txt file, the field `text` of a line of jsonl. It is read
     without special tokens and cut to --length; means are over the tokens of an instance, then over instances.
 
-    --json writes a list, one object a revision: model, revision, family, layers (entropy of each), entropy
-    (their sum), bound (L ln M), effective_share (exp(entropy / L) / M), next_token_entropy (null without a
-    language-model head), attention_entropy (sum over layers of the mean over heads; null unless --attention),
+    --json writes a list, one object a revision: model, revision, commit (of the hub; null of a folder), family,
+    layers (entropy of each), entropy (their sum), bound (L ln M), effective_share (exp(entropy / L) / M),
+    next_token_entropy (null without a language-model head), attention_entropy (sum over layers of the mean over
+    heads; null unless --attention),
     tokens, corpus, coefficient, padding.
     """
     one_of("--padding", padding, ("mask", "include"))
@@ -92,8 +93,9 @@ def entropy(
     try:
         for each in wanted:
             name = f"{model} at {each}" if each else model
+            commit = models.commit(model, revision=each)
             with patience(f"loading {name}"):
-                net, tokenizer = opened(paged)(model, revision=each, device=device, dtype=dtype)
+                net, tokenizer = opened(paged)(model, revision=commit or each, device=device, dtype=dtype)
             if tokenizer is None:
                 raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")
             texts = texts or Prefix(stream(corpus))
@@ -106,6 +108,7 @@ def entropy(
                 {
                     "model": model,
                     "revision": each,
+                    "commit": commit,
                     "family": net.config.model_type,
                     "layers": found.layers.tolist(),
                     "entropy": found.entropy,

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from kemem import commits
 from kemem.corpora.files import expanded
 from kemem.errors import BadInput
 
@@ -62,8 +62,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, unit: str = "bytes
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A tokenizer from a JSON file of the `tokenizers` package, a local folder, or the hub.
 
-    A JSON file names no roles, so end of text, padding and mask are found by their customary names. One of
-    the hub that was loaded before is found again without a network. A path may begin with `$KEMEM_DATA`.
+    revision: of the hub, a branch, tag or commit, or the beginning of one branch ("step1000" of
+    "step1000-tokens4B"), as for models. A JSON file names no roles, so end of text, padding and mask are found by
+    their customary names. One of the hub that was loaded before is found again without a network. A path may begin
+    with `$KEMEM_DATA`. Refused: a revision that is not there, with those nearby.
     """
     place = expanded(name)
     if place.is_file():
@@ -75,9 +77,14 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     if not folder:
         try:
             # one request first: without a network, loading retries for a minute before it looks at its cache
-            commit = HfApi().model_info(name, revision=revision).sha
+            commit = commits.resolved(name, revision)[1]
+        except BadInput:
+            raise
         except Exception as error:  # whatever the network or a proxy can raise
             reason = error
+            known = commits.kept(name)
+            if revision is not None and known:
+                revision = known.get(commits.chosen(name, revision, known, default=revision), revision)
     try:
         found = AutoTokenizer.from_pretrained(
             str(place) if folder else name, revision=commit or revision, local_files_only=commit is None

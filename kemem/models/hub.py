@@ -26,8 +26,8 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import logging
 from tqdm import tqdm
 
+from kemem.commits import COMMIT, cache, chosen, kept, passing, reachable, resolved, silent, unfetched
 from kemem.errors import BadInput
-from kemem.models.commits import COMMIT, cache, chosen, kept, passing, reachable, resolved, silent, unfetched
 from kemem.progress import Progress
 
 BESIDE = (

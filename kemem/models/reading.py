@@ -21,8 +21,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from kemem import commits
 from kemem.errors import BadInput
-from kemem.models import commits
 from kemem.models.hub import Snapshot
 from kemem.models.places import named_device, named_dtype
 from kemem.models.shape import FAMILIES, MASKED

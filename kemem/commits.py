@@ -1,4 +1,7 @@
-"""What a revision of a hub model stands for: one branch, found by its beginning, and the commit it has now."""
+"""What a revision of a hub model stands for: one branch, found by its beginning, and the commit it has now.
+
+Models and tokenizers are found by it alike.
+"""
 
 from __future__ import annotations
 
