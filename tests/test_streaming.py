@@ -24,7 +24,7 @@ from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.models import load
 from kemem.models.shards import Shards
-from kemem.models.streaming import save, stream, streamed, sweep
+from kemem.models.streaming import save, stream, streamed, sweep, together
 
 BOUND = {"float32": 1e-6, "float64": 1e-10}
 TEXTS = [tokens(length, seed=length).tolist() for length in (12, 3, 9, 12, 1, 7, 12, 5)]
@@ -221,6 +221,79 @@ def test_bytes_read_do_not_grow_with_the_batches(folder):
     once = read(1)
     assert read(12) == read(12, group=12) == once
     assert read(12, group=6) - once == (read(12, group=3) - once) / 3 > once / 2
+
+
+def bytes_read(model, work) -> int:
+    before = streamed(model).shards.read_bytes
+    work()
+    return streamed(model).shards.read_bytes - before
+
+
+@pytest.mark.parametrize("family", EDITABLE)
+def test_key_moments_read_each_block_once(family, tmp_path, monkeypatch):
+    whole, model = both(written(tmp_path, family, layers=4))
+    rows, parts_of = TEXTS * 3, ({}, {})
+    blocks = whole.get_submodule(Memories(whole).blocks_path)
+    two = sum(p.nbytes for block in blocks[:2] for p in block.parameters()) // 2  # float32 in the files
+    found = []
+
+    def work(each, kept, **settings):
+        return key_moments(
+            each,
+            rows,
+            (0, 1),
+            batch_size=3,
+            snapshots=(7, 24),
+            snapshot=lambda n, m: kept.update({n: m}),
+            **settings,
+        )
+
+    wanted = work(whole, parts_of[0])
+    told = []
+    assert bytes_read(model, lambda: found.append(key_moments(model, rows, (0, 1), batch_size=3))) == two
+    assert (
+        bytes_read(
+            model, lambda: found.append(work(model, parts_of[1], progress=lambda *a: told.append(a[0])))
+        )
+        == 2 * two
+    )
+    assert told == sorted(told) and told[-1] == 24
+    for each in found:
+        assert each.tokens == wanted.tokens and all(
+            near(each[layer], wanted[layer], 1e-12) for layer in (0, 1)
+        )
+    assert parts_of[0].keys() == parts_of[1].keys()
+    assert all(near(parts_of[1][n][1], parts_of[0][n][1], 1e-12) for n in parts_of[0])
+    room = 2 * 3 * 12 * 12 * 8  # bytes of the streams of two batches of three rows of 12 tokens
+    monkeypatch.setattr("kemem.editing.moments.together", lambda *given: together(*given, bytes=room))
+    assert bytes_read(model, lambda: found.append(key_moments(model, rows, (0, 1), batch_size=3))) > 2 * two
+    assert near(found[-1][1], wanted[1], 1e-12)
+
+
+def test_traces_read_each_block_once_for_all_parts(tmp_path):
+    tokenizer = words()
+    folder = written(tmp_path, "llama", layers=3, vocab=len(tokenizer))
+    memory, model = both(folder)
+    once = sum(p.nbytes for p in memory.model.layers.parameters()) // 2
+    with torch.no_grad():
+        said = int(memory(input_ids=torch.tensor([[10, 53, 7]])).logits[0, -1].argmax())
+    fact = KnownFact(0, "w10 w53 w7", "w10", tokenizer.decode([said]))
+
+    def work() -> None:
+        tracing.trace(model, tokenizer, [fact], samples=2, window=2, batch_size=5)
+
+    assert bytes_read(model, work) == 3 * once  # clean, corrupted, and all parts that are restored
+
+
+@pytest.mark.parametrize(("tokens_", "room", "wanted"), [
+    ([4, 4, 4], 8, [range(2), range(2, 3)]),
+    ([9, 1, 1], 4, [range(1), range(1, 3)]),
+    ([], 4, []),
+    ([3], 1, [range(1)]),
+])  # fmt: skip
+def test_passes_go_together_while_there_is_room(folder, tokens_, room, wanted):
+    memories = Memories(load(folder, device="cpu")[0])
+    assert list(together(tokens_, memories, bytes=room * 12 * 4)) == wanted
 
 
 def test_a_model_that_is_dropped_is_gone(folder):

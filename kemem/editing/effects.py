@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from kemem import trace
 from kemem.editing.facts import KnownFact
+from kemem.editing.passes import answers, next_token
 from kemem.editing.places import Place, found, leading
 from kemem.errors import BadInput
 from kemem.evaluation import encode
@@ -134,7 +135,7 @@ class Runs:
     def clean(self, question: Question) -> Clean:
         embedded = self.embedded(question.place.ids)
         with trace.record(self.model, [path for own in self.paths.values() for path in own]) as seen:
-            p = self._probabilities(embedded[None])[0]
+            p = next_token(self.model, embedded[None])[0]
         outputs = {kind: tuple(seen[path][0][0] for path in own) for kind, own in self.paths.items()}
         known = int(p.argmax()) == question.answer
         return Clean(question, embedded, p[question.answer].item(), known, outputs)
@@ -160,17 +161,24 @@ class Runs:
     def restored(self, run: Corrupted, parts: Sequence[Restored]) -> Float[Tensor, "N S"]:
         """Probability of the answer with each of the parts restored, in each sample; float64 on the CPU."""
         samples, total = len(run.embedded), len(parts) * len(run.embedded)
-        found = []
         changes: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}  # of the batch that is running
+        cells = [
+            range(begin, min(begin + self.batch_size, total)) for begin in range(0, total, self.batch_size)
+        ]
+
+        def begin(number: int) -> None:
+            changes.clear()
+            rows = [(parts[cell // samples], cell % samples) for cell in cells[number]]
+            changes.update(self._changes(run, rows))
+
+        def given(number: int) -> Tensor:
+            return run.embedded[[cell % samples for cell in cells[number]]]
+
         functions = {path: partial(_put, changes, path) for own in self.paths.values() for path in own}
+        sizes = [len(own) * run.embedded.shape[1] for own in cells]
         with trace.replace(self.model, functions):
-            for begin in range(0, total, self.batch_size):
-                cells = range(begin, min(begin + self.batch_size, total))
-                rows = [(parts[cell // samples], cell % samples) for cell in cells]
-                changes.clear()
-                changes.update(self._changes(run, rows))
-                found.append(self._answers(run.embedded[[sample for _, sample in rows]], run.clean))
-        return torch.cat(found).view(len(parts), samples)
+            found = answers(self.memories, sizes, given, begin, run.clean.question.answer)
+        return found.view(len(parts), samples)
 
     def embedded(self, ids: Sequence[int]) -> Float[Tensor, "T D"]:
         """What the token embedding gives, before any positions are added."""
@@ -197,12 +205,7 @@ class Runs:
         return puts
 
     def _answers(self, embedded: Float[Tensor, "B T D"], clean: Clean) -> Float[Tensor, " B"]:
-        return self._probabilities(embedded)[:, clean.question.answer].cpu().double()
-
-    def _probabilities(self, embedded: Float[Tensor, "B T D"]) -> Float[Tensor, "B V"]:
-        """Of the token after the last one; at least in float32."""
-        logits = self.model(inputs_embeds=embedded, use_cache=False, logits_to_keep=1).logits[:, -1]
-        return torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), -1)
+        return next_token(self.model, embedded)[:, clean.question.answer].cpu().double()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

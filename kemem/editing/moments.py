@@ -1,6 +1,6 @@
 """The second moment of keys on ordinary text: what a layer already stores, as far as an editor must know it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from kemem.editing.stepping import excerpt
 from kemem.errors import BadInput
 from kemem.evaluation import evaluating, padded
 from kemem.memory import Memories
+from kemem.models.streaming import streamed, sweep, together
 
 Progress = Callable[[int, int, str], None]
 NAME = "layer.{}"
@@ -106,6 +107,7 @@ def key_moments(
 
     Meng et al. 2023, eq. 13:  C = 1/n sum_t k_t k_t^T, not centred; the editor multiplies it by its weight lambda.
     Products are summed in float64; blocks above the last layer do not run. Every token counts once, padding never.
+    Where blocks stay on the disk, each is read once for as many batches as a gigabyte of their streams holds.
     rows: token ids of texts, cut to the model's context, special ones as the reader wants them. snapshots: numbers of
     rows after which `snapshot(tokens, moments so far)` is called, rising.
     Differs from the released code, which runs layer by layer, sums in float32, and reads 100,000 articles.
@@ -126,28 +128,66 @@ def key_moments(
             own = keys[mask].to(sums[layer].device, torch.float64)
             sums[layer] += own.T @ own
 
-    kept = list(rows)
-    waiting = list(snapshots)
-    order = _grouped([len(row) for row in kept], batch_size, waiting)
-    with (
-        evaluating(model) as device,
-        memories.coefficients(add),
-        excerpt(memories, 0, layers[-1] + 1) as base,
-    ):
-        for part in order:
-            ids, mask = (t.to(device) for t in padded([kept[i] for i in part]))
-            mask = mask.bool()
-            base(input_ids=ids, use_cache=False)
-            tokens += int(mask.sum())
-            done += len(part)
-            if waiting and done == waiting[0] and snapshot is not None:
+    kept, stop = list(rows), layers[-1] + 1
+    order = _grouped([len(row) for row in kept], batch_size, snapshots)
+    with evaluating(model) as device, memories.coefficients(add):
+        for group in _together(memories, order, kept, snapshots):
+            batches = [tuple(t.to(device) for t in padded([kept[i] for i in part])) for part in group]
+            count = sum(map(len, group))
+
+            def begin(number: int, batches: Sequence[Any] = batches) -> None:
+                nonlocal mask
+                mask = batches[number][1].bool()
+
+            def tell(blocks: int, count: int = count, before: tuple[int, int] = (done, tokens)) -> None:
+                if progress is not None:
+                    rows, read = before
+                    progress(rows + count * blocks // stop, len(kept), f"moments over {read:,} tokens")
+
+            _passed(memories, [ids for ids, _ in batches], stop, begin, tell)
+            tokens += sum(int(own.sum()) for _, own in batches)
+            done += count
+            tell(0, before=(done, tokens))
+            if done in snapshots and snapshot is not None:
                 snapshot(tokens, Moments({layer: found / tokens for layer, found in sums.items()}, tokens))
-                waiting.pop(0)
-            if progress is not None:
-                progress(done, len(kept), f"moments over {tokens:,} tokens")
     if not tokens:
         raise BadInput("expected text with tokens to measure keys on; got none; give more text.")
     return Moments({layer: found / tokens for layer, found in sums.items()}, tokens)
+
+
+def _passed(
+    memories: Memories,
+    batches: Sequence[Tensor],
+    stop: int,
+    begin: Callable[[int], None],
+    tell: Callable[[int], None],
+) -> None:
+    """Token ids through the first `stop` blocks: one batch after the other, or, from the disk, side by side."""
+    if streamed(memories.model) is not None:
+        calls = [{"input_ids": ids, "use_cache": False} for ids in batches]
+        sweep(memories, calls, stop=stop, before=begin, done=tell)
+        return
+    with excerpt(memories, 0, stop) as base:
+        for number, ids in enumerate(batches):
+            begin(number)
+            base(input_ids=ids, use_cache=False)
+
+
+def _together(
+    memories: Memories, order: Sequence[list[int]], rows: Sequence[Sequence[int]], borders: Sequence[int]
+) -> Iterator[list[list[int]]]:
+    """Batches that go through the model at once: one; from the disk as many as there is room for, up to a border."""
+    if streamed(memories.model) is None:
+        yield from ([part] for part in order)
+        return
+    done, held = 0, list[list[int]]()
+    for part in order:
+        held.append(part)
+        done += len(part)
+        if done in borders or done == len(rows):
+            sizes = [len(own) * max(len(rows[i]) for i in own) for own in held]
+            yield from (held[each.start : each.stop] for each in together(sizes, memories))
+            held = []
 
 
 def invertible(moments: Moments, layers: Sequence[int]) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from kemem.entropy.batches import Batch
-from kemem.entropy.prediction import chunked_entropies, head_alone, vocabulary
+from kemem.entropy.prediction import chunked_entropies, vocabulary
 from kemem.entropy.sums import Sums
-from kemem.models.streaming import sweep
+from kemem.models.streaming import head_alone, sweep
 
 
 class GroupSums(Sums):

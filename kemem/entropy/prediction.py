@@ -1,8 +1,6 @@
 """Entropy of what a model predicts, without ever holding the logits of a whole batch."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -21,30 +19,6 @@ def has_head(model: PreTrainedModel) -> bool:
 
 def vocabulary(model: PreTrainedModel) -> int:
     return model.get_input_embeddings().num_embeddings
-
-
-@contextmanager
-def head_alone(model: PreTrainedModel, outputs: Any) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Within the block, what the model does after its base model, as a function: hidden [1 N D] -> logits [1 N V].
-
-    outputs: what the base model returned. The model's own forward runs, with a base model that hands it the hidden
-    states given instead of computing them: so whatever the family does there (BERT's transform, a bias, a scale, a
-    cap) is done, without a row a family.
-    """
-    base = model.base_model
-    own = base.__dict__.get("forward")  # set where something (accelerate, say) has wrapped this one module
-
-    def logits(hidden: Tensor) -> Tensor:
-        base.forward = lambda *_, **__: type(outputs)(last_hidden_state=hidden)
-        return model(input_ids=None).logits
-
-    try:
-        yield logits
-    finally:
-        if own is not None:
-            base.forward = own
-        else:
-            base.__dict__.pop("forward", None)
 
 
 def prediction_entropy(logits: Float[Tensor, "*N V"]) -> Float[Tensor, "*N"]:

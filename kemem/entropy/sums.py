@@ -10,9 +10,9 @@ from torch import Tensor
 from kemem.entropy.attention import attention_entropy
 from kemem.entropy.batches import Batch
 from kemem.entropy.coefficients import MAGNITUDES
-from kemem.entropy.prediction import chunked_entropies, head_alone, vocabulary
+from kemem.entropy.prediction import chunked_entropies, vocabulary
 from kemem.memory import Memories
-from kemem.models.streaming import streamed
+from kemem.models.streaming import head_alone, streamed
 
 # Coefficients at a time: a copy of 4 MB stays in the cache and in the allocator's hands.
 PIECE = {"cpu": 2**20}

@@ -13,7 +13,8 @@ import copy
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from kemem.models.reading import _Source
 from kemem.models.shape import MASKED
 from kemem.progress import quiet_transformers
 
+KEPT = 2**30  # bytes of streams between the blocks of a sweep
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -171,6 +173,43 @@ def sweep(
             done(layer + 1)
     finally:
         setattr(holder, name, whole)
+
+
+def together(tokens: Sequence[int], memories: Memories, bytes: int = KEPT) -> Iterator[range]:
+    """Passes of so many tokens [each rows x length] that one sweep takes: as many as keep their streams in `bytes`."""
+    weight = memories.model.get_input_embeddings().weight
+    most, begin, held = max(1, bytes // (memories.width * weight.element_size())), 0, 0
+    for number, count in enumerate(tokens):
+        if held and held + count > most:
+            yield range(begin, number)
+            begin, held = number, 0
+        held += count
+    if held:
+        yield range(begin, len(tokens))
+
+
+@contextmanager
+def head_alone(model: PreTrainedModel, outputs: Any) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within the block, what the model does after its base model, as a function: hidden [1 N D] -> logits [1 N V].
+
+    outputs: what the base model returned. The model's own forward runs, with a base model that hands it the hidden
+    states given instead of computing them: so whatever the family does there (BERT's transform, a bias, a scale, a
+    cap) is done, without a row a family.
+    """
+    base = model.base_model
+    own = base.__dict__.get("forward")  # set where something (accelerate, say) has wrapped this one module
+
+    def logits(hidden: Tensor) -> Tensor:
+        base.forward = lambda *_, **__: type(outputs)(last_hidden_state=hidden)
+        return model(input_ids=None).logits
+
+    try:
+        yield logits
+    finally:
+        if own is not None:
+            base.forward = own
+        else:
+            base.__dict__.pop("forward", None)
 
 
 def _through(
