@@ -83,7 +83,21 @@ def _laptop() -> Sizes:
     )  # fmt: skip
 
 
-SCALES = {"smoke": _smoke, "laptop": _laptop}
+def _gpu() -> Sizes:
+    """Untried: layers are the lowest third, as for part 3's model, and each layer by itself."""
+    model, other = pretraining.settings("gpu"), factual.settings("gpu")
+    steps = model.setup.at((0.35, 0.5, 0.75, 1.0))
+    low, high, most, far = factual.weighed(model, (10.0, 30.0, 100.0, 300.0))
+    settings = grid((factual.critical(model),), (low, high, most, far), (1.0, 2.0)) + grid(
+        tuple((layer,) for layer in range(model.setup.layers)), (high,), (1.0,)
+    )
+    return Sizes(
+        Compared(model, steps, rows=128, subjects=32, ordinary=4000), 256, 128, 64, settings,
+        Tracing(model, facts=96), (steps[0], steps[-1]), other=Compared(other, other.steps), seeds=(0, 1, 2),
+    )  # fmt: skip
+
+
+SCALES = {"smoke": _smoke, "laptop": _laptop, "gpu": _gpu}
 
 
 def sizes(scale: str) -> Sizes:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kemem.errors import BadInput
 from kemem.studies.asking import Asked, Asking, Unfinished
-from kemem.studies.contents import continual, editing, entropy
+from kemem.studies.contents import continual, editing, entropy, joined
 from kemem.studies.contents.step import Step
 from kemem.studies.lab import Lab
 
@@ -23,6 +23,7 @@ CHAPTERS: dict[str, Callable[[Lab, dict[str, Any]], list[Step]]] = {
     "04": entropy.injection, "05": entropy.acquisition, "06": entropy.rivals, "07": entropy.resuscitation,
     "08": continual.forgetting, "09": continual.das, "10": continual.methods, "11": editing.knowledge_base,
     "12": editing.one_fact, "13": editing.at_once, "14": editing.editors,
+    "15": joined.three_papers, "16": joined.your_own,
 }  # fmt: skip
 
 
