@@ -262,6 +262,11 @@ def test_draws_of_facts_share_no_subject(stages):
     subjects = [r.subject for draw in draws for r in draw]
     assert [len(draw) for draw in draws] == [stages.of.subjects] * stages.of.draws
     assert len(set(subjects)) == len(subjects)
+    every = stages.common("reported")
+    count = len({r.subject for r in every}) // 2 + 1
+    assert 2 * count <= len(every)  # facts there are, but not subjects
+    with pytest.raises(BadInput, match=f"expected facts of {2 * count} subjects"):
+        Stages(stages.lab, replace(stages.of, draws=2, subjects=count)).drawn()
 
 
 def test_facts_are_the_same_whatever_is_written(stages):

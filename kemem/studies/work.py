@@ -35,6 +35,8 @@ SOUGHT = 25 * 6 * 24
 """Tokens of a search for one target: passes, contexts, tokens of each."""
 TRACED = 30 * 16 * 3
 """Runs of one token and layer of a traced fact, times kinds of state, for one sample; of QUESTION / 8 tokens."""
+SETS = 16
+"""Of memories that chapter 15 takes out, for each draw."""
 PASSES = {"kd": 4 / 3, "derpp": 2.0, "das": 2.0, "das-stand-in": 2.0, "classic": 2.0, "bcl": 1.5, "elle": 1.5}
 """Training passes a step of methods that need more than one."""
 TIMES = {"training": 6, "forward": 2, "targets": 4}
@@ -255,6 +257,52 @@ def _one_target(s: Any) -> Work:
     return [_bench(s.edits), *edited(s.edits, 2 * s.requests)]
 
 
+@dataclass(frozen=True)
+class _Editing:
+    """What `edited` asks of settings."""
+
+    model: Pretraining
+    layers: tuple[int, ...]
+
+
+def _compared(of: Any) -> Part:
+    """What is read when a stage of chapter 15 is opened: text for the moments of keys."""
+    return Part("forward", of.model.setup, of.ordinary * of.model.setup.length)
+
+
+def _notions(s: Any) -> Work:
+    """Per draw: usage and two importances on the mixture, one on each part, and an edit of each layer by itself."""
+    of, setup = s.of, s.of.model.setup
+    rows, facts = of.draws * of.rows * setup.length, of.draws * of.subjects
+    alone = [
+        each for layer in range(setup.layers) for each in edited(_Editing(of.model, (layer,)), facts, of.draws)
+    ]
+    read = Part("forward", setup, rows + facts * QUESTION)
+    return [_compared(of), read, Part("training", setup, (3 + len(sources(setup.corpus))) * rows), *alone]
+
+
+def _silencing(s: Any) -> Work:
+    """The notions' sets and some others, by every draw, taken out in two ways; and each layer as a whole."""
+    of, setup = s.of.of, s.of.of.model.setup
+    each = len(sources(setup.corpus)) * of.rows * setup.length + s.facts * QUESTION
+    return [*_notions(s.of), Part("forward", setup, 2 * (SETS * of.draws + setup.layers) * each)]
+
+
+def _editability(s: Any) -> Work:
+    settings = getattr(s, "settings", None) or (s.setting,)
+    found = (edited(_Editing(s.of.model, x.layers), s.count * s.blocks, s.blocks) for x in settings)
+    return [_compared(s.of), *(part for each in found for part in each)]
+
+
+def _rescaling(s: Any) -> Work:
+    rows = s.of.draws * s.of.rows * s.of.model.setup.length
+    once = [
+        _compared(s.of), Part("training", s.of.model.setup, 2 * rows),
+        *edited(_Editing(s.of.model, s.setting.layers), s.count),
+    ]  # fmt: skip
+    return 3 * once
+
+
 def _nothing(_: Any) -> Work:
     return []
 
@@ -268,7 +316,10 @@ ROWS: dict[str, Callable[[Any], Work]] = {
     "capacity": _capacity, "algorithm": lambda s: _many(s.of), "sequence": _sequence, "critique": _of_facts(4),
     "as_released": _of_facts(10), "editing_cost": _of_facts(4), "pmet_parts": _of_facts(3), "tracing": _tracing,
     "knowing": _knowing, "hardness": _hardness, "implications": _implications, "single_edits": _single,
-    "one_target": _one_target,
+    "one_target": _one_target, "notions": _notions, "silencing": _silencing, "editability": _editability,
+    "editability_trials": _editability, "rescaling": _rescaling,
+    # of what a reader brings the settings know the content alone
+    "own_stages": _nothing, "own_traces": _nothing, "own_edits": _nothing,
 }  # fmt: skip
 """By study."""
 HUB = {
