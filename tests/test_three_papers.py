@@ -303,8 +303,8 @@ def test_stages_that_were_not_kept_are_refused():
         Compared(model, (7,))
     with pytest.raises(BadInput, match="two draws or more"):
         Compared(model, model.steps, draws=1)
-    with pytest.raises(BadInput, match="smoke, laptop; got 'gpu'"):
-        desks.sizes("gpu")
+    with pytest.raises(BadInput, match="smoke, laptop, gpu; got 'paper'"):
+        desks.sizes("paper")
 
 
 # ---------------------------------------------------------------------- notions

@@ -275,7 +275,9 @@ def _notions(s: Any) -> Work:
     of, setup = s.of, s.of.model.setup
     rows, facts = of.draws * of.rows * setup.length, of.draws * of.subjects
     alone = [
-        each for layer in range(setup.layers) for each in edited(_Editing(of.model, (layer,)), facts, of.draws)
+        each
+        for layer in range(setup.layers)
+        for each in edited(_Editing(of.model, (layer,)), facts, of.draws)
     ]
     read = Part("forward", setup, rows + facts * QUESTION)
     return [_compared(of), read, Part("training", setup, (3 + len(sources(setup.corpus))) * rows), *alone]

@@ -11,7 +11,19 @@ from kemem.studies.editability import Setting
 from kemem.studies.lab import Lab
 
 Parameters = dict[str, Any]
-GIVEN = ("model", "revisions", "text", "requests", "layout", "instances", "facts", "layers", "weight", "seed", "dtype")
+GIVEN = (
+    "model",
+    "revisions",
+    "text",
+    "requests",
+    "layout",
+    "instances",
+    "facts",
+    "layers",
+    "weight",
+    "seed",
+    "dtype",
+)
 
 
 def three_papers(lab: Lab, p: Parameters) -> list[Step]:
