@@ -113,6 +113,15 @@ def test_the_command_prints_a_table_or_json_and_runs_nothing(tmp_path, monkeypat
     assert "6 N tokens" in out and not (tmp_path / "store").exists()
 
 
+def test_stages_of_a_model_of_others_are_counted_once_each(tmp_path):
+    """Chapter 05 at paper scale begins at the paper's four stages, chapter 01 looks at the last."""
+    for number, stages in (("01", 1), ("05", 4)):
+        found = forecast([(lab(number, Store(tmp_path), scale="paper"), number)], card("H100"))
+        (model,) = [each for each in found.fetched if each["kind"] == "model"]
+        assert (model["revisions"], model["bytes"]) == (stages, 4 * stages * 1_176_715_264)  # 50280 tokens
+        assert found.trained == []
+
+
 def test_cards_are_found_by_name():
     assert card("h200") is CARDS["H200"] and CARDS["T4"].peak("bfloat16") == 8.1e12
     with pytest.raises(BadInput, match=r"a card is one of H200.*got 'B1'"):

@@ -167,8 +167,9 @@ def _models(missing: Iterable[Asked]) -> list[dict[str, Any]]:
     named: dict[str, tuple[Setup | None, set[str]]] = {}
     for row in missing:
         for each in within(row.settings):
-            if isinstance(each, Pretrained):
-                named.setdefault(each.name, (each.setup, set()))[1].add(each.revision)
+            model = getattr(each, "model", row.study == MODELS and each)
+            if isinstance(model, Pretrained):
+                named.setdefault(model.name, (model.setup, set()))[1].update(_revisions(model, each))
         if isinstance(model := getattr(row.settings, "model", None), str):
             named.setdefault(model, (HUB.get(model), set()))[1].update(row.settings.revisions)
     return [
@@ -179,6 +180,19 @@ def _models(missing: Iterable[Asked]) -> list[dict[str, Any]]:
         }
         for name, (setup, revisions) in named.items()
     ]  # fmt: skip
+
+
+def _revisions(model: Pretrained, of: Any) -> set[str]:
+    """The stages that settings read of a model: one, those that they name, or of the model itself all."""
+    if of is model:
+        steps: Iterable[int] = model.steps
+    elif hasattr(of, "step"):
+        steps = (of.step,)
+    elif hasattr(of, "revisions"):
+        steps = [int(name.removeprefix("step")) for name in of.revisions]
+    else:
+        steps = model.steps[-1:]
+    return {model.at(step) or "main" for step in steps}
 
 
 def _corpora(missing: Iterable[Asked]) -> list[dict[str, Any]]:
