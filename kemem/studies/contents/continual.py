@@ -32,13 +32,14 @@ def chosen(lab: Lab, z: Budget) -> dict[str, Setting]:
 
 
 def forgetting(lab: Lab, p: Parameters) -> list[Step]:
-    z, dtype = interference.bounds(lab.scale), p["dtype"]
+    z, dtype, seed = interference.bounds(lab.scale, device=lab.card), p["dtype"], p["seed"]
 
     def live() -> None:
         rate = p["learning_rate"] or chosen(lab, z)["ncl"].rate
-        interference.run(lab, interference.settings(lab.scale, rate=rate, seed=p["seed"], dtype=dtype))
+        at = {"rate": rate, "seed": seed, "dtype": dtype, "device": lab.card}
+        interference.run(lab, interference.settings(lab.scale, **at))
         every = max(1, z.base.steps // 8)
-        course = budget.one(z, "ncl", Setting(rate), seed=p["seed"], every=every)
+        course = budget.one(z, "ncl", Setting(rate), seed=seed, every=every)
         courses.run(lab, replace(course, dtype=dtype or course.dtype))
 
     return [
@@ -51,7 +52,7 @@ def forgetting(lab: Lab, p: Parameters) -> list[Step]:
 def das(lab: Lab, p: Parameters) -> list[Step]:
     steps: list[Step] = []
     for masked in looking.MODELS.values():
-        common = {"masked": masked, "seed": p["seed"], "dtype": p["dtype"]}
+        common = {"masked": masked, "seed": p["seed"], "dtype": p["dtype"], "device": lab.card}
         samples = {"samples": p["samples"]}
 
         def of(kind: type[looking.Looking], common: Any = common, **more: Any) -> Any:
@@ -67,7 +68,7 @@ def das(lab: Lab, p: Parameters) -> list[Step]:
         ]
     compared = (("defect", True), ("defect", False), ("part", True), ("part", False), ("importance", False))
     for grid, masked in compared:
-        steps.append(step(_variants, lab, budget.sizes(lab.scale, masked=masked), grid))
+        steps.append(step(_variants, lab, budget.sizes(lab.scale, masked=masked, device=lab.card), grid))
     return steps
 
 
@@ -79,8 +80,8 @@ def _variants(lab: Lab, z: Budget, grid: str) -> None:
 
 
 def methods(lab: Lab, p: Parameters) -> list[Step]:
-    z = budget.sizes(lab.scale)
-    growing.sizes(lab.scale)  # refused here, not after hours, where the scale has none
+    z, filling = (budget.sizes(lab.scale, masked=masked, device=lab.card) for masked in (False, True))
+    growing.sizes(lab.scale, device=lab.card)  # refused here, not after hours, where the scale has none
 
     def live() -> None:
         made, steps = chosen(lab, z), min(p["steps"], z.base.steps)
@@ -91,15 +92,16 @@ def methods(lab: Lab, p: Parameters) -> list[Step]:
                 courses.run(lab, replace(one, steps=steps, examples=(60, 40), dtype=dtype))
 
     def published() -> None:
-        made = chosen(lab, budget.sizes(lab.scale, masked=True))
-        budget.table(lab, budget.published(lab.scale, made))
+        made = chosen(lab, filling)
+        budget.table(lab, budget.published(lab.scale, made, device=lab.card))
 
     grids = (budget.contest, budget.square, budget.plugins)
     return [
         live,
         *(step(_grid, lab, z, grid) for grid in grids),
         lambda: footprint.table(lab, z, chosen(lab, z)),
-        *([published] if budget.real(lab.scale) else []),
+        step(_grid, lab, filling, budget.contest),
+        published,
         step(growing.table, lab, lab.scale),
     ]
 
