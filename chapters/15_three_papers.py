@@ -168,7 +168,7 @@ plot.table(
 # %% [markdown]
 # The last column is a rule, fixed for all pairs: *nearly one* where the whole interval is above $0.8$, *related* above zero, *opposed* below. By chance a tenth of the top tenth would be shared.
 #
-# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`). Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that *all* the others rank last: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and even with the keys {result}`papers.last.key.update|.2f`. The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
+# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`). Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that *all* the others rank last: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and even with the keys {result}`papers.last.key.update|.2f` (in the second model {result}`papers.second.key.update|.2f`). The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
 #
 # ## Along training
 
@@ -200,7 +200,7 @@ with plot.figure(height=3.4) as axes:
 # \Delta = R K^{\top} \bigl( \lambda C + K K^{\top} \bigr)^{-1} .
 # ```
 #
-# If $C$ were diagonal and $\lambda$ large, column $i$ would be $R\,k_{:,i} / (\lambda\, \mathbb{E}[c_i^2])$: divided by the *square* of what the memory does anyway. MEMIT is built to write where it disturbs least. So it *has* to avoid what is used. To see how much of the update is this and nothing else, take keys alone, whitened, $C^{-1}k$, without any target: their correlation with the update's columns is {result}`papers.last.key, whitened.update|.2f`. Where MEMIT writes follows from $C$ and from the keys; what is to be written plays no part.
+# If $C$ were diagonal and $\lambda$ large, column $i$ would be $R\,k_{:,i} / (\lambda\, \mathbb{E}[c_i^2])$: divided by the *square* of what the memory does anyway. MEMIT is built to write where it disturbs least. So it *has* to avoid what is used. To see how much of the update is this and nothing else, take keys alone, whitened, $C^{-1}k$, without any target: their correlation with the update's columns is {result}`papers.last.key, whitened.update|.2f`. Where MEMIT writes follows from $C$ and from the keys; what is to be written plays next to no part.
 #
 # And importance with keys? Take out what both share with usage (the partial correlation, of corrected ones):
 

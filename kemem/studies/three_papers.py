@@ -183,7 +183,11 @@ def _written(store: Store, z: Sizes) -> Told:
             moved = findings.change([b - a for a, b in zip(values["first"], values["last"], strict=True)])
             for key, value in (("", moved.mean), (".low", moved.low), (".high", moved.high)):
                 if value is not None:
-                    found[f"written.change.{name}{key}"] = value, unit, ends["last"][0]
+                    found[f"written.change.{name}{key}"] = (
+                        value,
+                        "points" if unit == "%" else unit,
+                        ends["last"][0],
+                    )
     row = store.find(rescaling.STUDY, rescaling.VERSION, rescale(z, made))
     if row is not None:
         for name, own in row.values.items():
