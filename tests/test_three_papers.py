@@ -519,4 +519,4 @@ def test_numbers_for_prose_are_those_of_the_rows(lab, desk):
         assert found[f"papers.{when}.usage.update.shared"].value == 100 * pair["shared"]
     both = sorted(notions.of_pair(row, "usage", "key")["corrected"] for row in rows.values())
     assert [found[f"papers.{end}.usage.key"].value for end in ("least", "most")] == both
-    assert three_papers.results(lab.store, "gpu") == {}
+    assert three_papers.results(lab.store, "paper") == {}
