@@ -94,7 +94,8 @@ class Forecast:
 def seconds(part: Part | Algebra, card: Card) -> float:
     """On a card, at the share of its peak that is taken for granted."""
     trains = isinstance(part, Part) and part.kind == "training"
-    peak = card.peak(part.setup.precision if trains else "float32")  # type: ignore[union-attr]
+    usual = part.setup.precision if trains else "float32"  # type: ignore[union-attr]
+    peak = card.peak(getattr(part, "precision", "") or usual)
     least = part.steps * STEP if isinstance(part, Part) else 0.0
     return max(sum(part.flops.values()) / (peak * MFU), least)
 

@@ -37,19 +37,23 @@ TRACED = 30 * 16 * 3
 """Runs of one token and layer of a traced fact, times kinds of state, for one sample; of QUESTION / 8 tokens."""
 SETS = 16
 """Of memories that chapter 15 takes out, for each draw."""
-PASSES = {"kd": 4 / 3, "derpp": 2.0, "das": 2.0, "das-stand-in": 2.0, "classic": 2.0, "bcl": 1.5, "elle": 1.5}
-"""Training passes a step of methods that need more than one."""
+PASSES = {"kd": 4 / 3, "derpp": 2.0, "classic": 2.0, "bcl": 1.5, "elle": 1.5}
+"""Training passes a step of methods that need more than one; of DAS see `passes`."""
 TIMES = {"training": 6, "forward": 2, "targets": 4}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tokens through a model of this setup. kind: of TIMES. steps: of an optimizer, each of which takes its time."""
+    """Tokens through a model of this setup. kind: of TIMES. steps: of an optimizer, each of which takes its time.
+
+    precision: of its products; empty: in training the setup's, else float32.
+    """
 
     kind: str
     setup: Setup
     tokens: int
     steps: int = 0
+    precision: str = ""
 
     @property
     def flops(self) -> dict[str, int]:
@@ -145,6 +149,14 @@ def _lifting(s: Any) -> Work:
     return [Part("forward", setup, 3 * (_looks(s.learning) + s.texts * setup.length))]
 
 
+def passes(s: Any) -> float:
+    """Training passes of a step. DAS adds one for what is known, one for a twin, one where its text is corrupted."""
+    if s.method not in ("das", "das-stand-in"):
+        return PASSES.get(s.method, 1.0)
+    drops, masked = getattr(s.model.setup, "dropout", 0.0) > 0, s.model.setup.family in models.MASKED
+    return 1.0 + (s.variant != "without-contrast") * (1.0 + drops + masked)
+
+
 def _courses(s: Any) -> Work:
     setup, n = s.model.setup, len(s.domains)
     steps = n * s.steps
@@ -153,10 +165,11 @@ def _courses(s: Any) -> Work:
     samples = int(measured if isinstance(measured, int) else measured * s.steps * s.rows) * s.length
     looks = (n + 1) * ((n + 1) * s.test_tokens + n * sum(s.examples) * s.asked_length)
     watched = steps // s.every * n * s.test_tokens if s.every else 0
-    learnt = round(PASSES.get(s.method, 1.0) * steps * s.rows * s.length)
+    learnt = round(passes(s) * steps * s.rows * s.length)
+    precision = getattr(s, "precision", "")
     return [
-        Part("training", setup, learnt + (n + 1) * samples, steps),
-        Part("forward", setup, looks + watched),
+        Part("training", setup, learnt + (n + 1) * samples, steps, precision),
+        Part("forward", setup, looks + watched, precision=precision),
     ]
 
 

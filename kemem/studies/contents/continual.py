@@ -32,14 +32,14 @@ def chosen(lab: Lab, z: Budget) -> dict[str, Setting]:
 
 
 def forgetting(lab: Lab, p: Parameters) -> list[Step]:
-    z, dtype, seed = interference.bounds(lab.scale, device=lab.card), p["dtype"], p["seed"]
+    z, dtype = interference.bounds(lab.scale, device=lab.card), p["dtype"]
 
     def live() -> None:
         rate = p["learning_rate"] or chosen(lab, z)["ncl"].rate
-        at = {"rate": rate, "seed": seed, "dtype": dtype, "device": lab.card}
-        interference.run(lab, interference.settings(lab.scale, **at))
+        asked = {"rate": rate, "seed": p["seed"], "dtype": dtype, "device": lab.card}
+        interference.run(lab, interference.settings(lab.scale, **asked))
         every = max(1, z.base.steps // 8)
-        course = budget.one(z, "ncl", Setting(rate), seed=seed, every=every)
+        course = budget.one(z, "ncl", Setting(rate), seed=p["seed"], every=every)
         courses.run(lab, replace(course, dtype=dtype or course.dtype))
 
     return [
@@ -68,7 +68,8 @@ def das(lab: Lab, p: Parameters) -> list[Step]:
         ]
     compared = (("defect", True), ("defect", False), ("part", True), ("part", False), ("importance", False))
     for grid, masked in compared:
-        steps.append(step(_variants, lab, budget.sizes(lab.scale, masked=masked, device=lab.card), grid))
+        z = budget.sizes(lab.scale, masked=masked, device=lab.card)
+        steps.append(step(_variants, lab, z, grid))
     return steps
 
 
@@ -81,7 +82,7 @@ def _variants(lab: Lab, z: Budget, grid: str) -> None:
 
 def methods(lab: Lab, p: Parameters) -> list[Step]:
     z, filling = (budget.sizes(lab.scale, masked=masked, device=lab.card) for masked in (False, True))
-    growing.sizes(lab.scale, device=lab.card)  # refused here, not after hours, where the scale has none
+    growing.sizes(lab.scale)  # refused here, not after hours, where the scale has none
 
     def live() -> None:
         made, steps = chosen(lab, z), min(p["steps"], z.base.steps)
@@ -92,8 +93,7 @@ def methods(lab: Lab, p: Parameters) -> list[Step]:
                 courses.run(lab, replace(one, steps=steps, examples=(60, 40), dtype=dtype))
 
     def published() -> None:
-        made = chosen(lab, filling)
-        budget.table(lab, budget.published(lab.scale, made, device=lab.card))
+        budget.table(lab, budget.published(lab.scale, chosen(lab, filling), device=lab.card))
 
     grids = (budget.contest, budget.square, budget.plugins)
     return [
@@ -101,7 +101,7 @@ def methods(lab: Lab, p: Parameters) -> list[Step]:
         *(step(_grid, lab, z, grid) for grid in grids),
         lambda: footprint.table(lab, z, chosen(lab, z)),
         step(_grid, lab, filling, budget.contest),
-        published,
+        *([published] if budget.real(lab.scale) else []),
         step(growing.table, lab, lab.scale),
     ]
 
