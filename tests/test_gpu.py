@@ -8,6 +8,7 @@ import torch
 from conftest import tiny
 
 from kemem import editing, evaluation
+from kemem.continual import Held, learn, named
 from kemem.editing import memit
 from kemem.entropy import (
     Injection,
@@ -21,6 +22,20 @@ from kemem.entropy import (
 from kemem.entropy.batches import Padder
 from kemem.entropy.sums import Sums
 from kemem.memory import Memories
+from kemem.objective import Masked, causal
+from kemem.runs import Store
+from kemem.studies import (
+    checkpoints,
+    courses,
+    interference,
+    looking,
+    masking,
+    moving,
+    pairing,
+    pretraining,
+    units,
+)
+from kemem.studies.lab import Lab
 from kemem.training import Method, Recipe, bfloat16_runs, train
 
 pytestmark = [
@@ -222,3 +237,107 @@ def test_an_edit_is_that_of_the_cpu(family):
     for layer, delta in expected.items():
         # rotary angles stay in float32, and so does GPT-J's attention
         torch.testing.assert_close(found[layer].cpu(), delta, rtol=1e-3, atol=1e-4 * delta.abs().max().item())
+
+
+# ---------------------------------------------------------------------- domains one after another
+LEARNED = (
+    "ncl",
+    "ewc",
+    "kd",
+    "replay",
+    "derpp",
+    "das",
+    "hat",
+    "elle",
+    "adapter-sequential",
+    "prompt",
+    "lora",
+    "cpt",
+)
+
+
+def course(name: str, family: str, device: str):
+    """Two domains in float64 by a method, judged on both; dropout 0, so that nothing is drawn on the device."""
+    model = tiny(family, dtype=torch.float64).to(device)
+    goal = Masked(3, 61, special=(0, 1, 2)) if family == "roberta" else causal
+    given = named.Given(3, 24, goal, width=12)
+    changes = {"noise": 0.0, "initialisation": False} if name == "das" else {}
+    changes |= {"samples": 8} if name in ("das", "ewc") else {}
+    made = named.method(name, given, **changes)
+    text = [Shifted(0), Shifted(7)]
+    held = [Held(f"d{i}", rows, rows) for i, rows in enumerate(text)]
+    recipe = Recipe(steps=3, batch_size=8, learning_rate=1e-3, weight_decay=0.0, clip=0.0)
+    return model, learn(model, held, made, recipe, objective=goal, general=text[0])
+
+
+class Shifted(Rows):
+    """Other rows for each domain."""
+
+    def __init__(self, by: int) -> None:
+        super().__init__()
+        self.ids = (self.ids - 3 + by) % 58 + 3
+
+
+@pytest.mark.parametrize("family", ["olmo", "roberta"])
+@pytest.mark.parametrize("name", LEARNED)
+def test_domains_in_a_row_are_learned_as_on_the_cpu(name, family):
+    if name in ("elle", "prompt") and family == "roberta":
+        pytest.skip("these are made for models whose positions are not a table")
+    expected, before = course(name, family, "cpu")
+    found, after = course(name, family, DEVICE)
+    for ours, theirs in zip(after.loss, before.loss, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    assert after.general == pytest.approx(before.general, abs=1e-4) and after.added == before.added
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(
+            found.state_dict()[key].cpu(), value, rtol=0, atol=1e-3, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", ["ncl", "ewc", "das", "elle"])
+def test_a_course_in_16_bits_follows_float32(name):
+    """As at gpu scale: autocast around training, measuring and judging."""
+    if not bfloat16_runs(DEVICE):
+        pytest.skip("this device does not multiply bfloat16")
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        s = courses.OnCard(
+            pretraining.settings("smoke"), 60, ("a", "b"), steps=3, rows=8, precision=precision
+        )
+        model = tiny("olmo").to(DEVICE)
+        made = named.method(
+            name, named.Given(3, 24, width=12), **({"samples": 8} if name in ("ewc", "das") else {})
+        )
+        held = [Held(f"d{i}", Shifted(7 * i), Shifted(7 * i)) for i in range(2)]
+        with s.products(torch.device(DEVICE)):
+            losses.append(learn(model, held, made, s.recipe()).loss)
+    for exact, mixed in zip(*losses, strict=True):
+        assert mixed == pytest.approx(exact, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [units.Measured, masking.Coursed, moving.Moved, pairing.Contrasted])
+def test_what_chapter_09_looks_at_is_computed_on_the_device(kind, tmp_path):
+    """In one process with the CPU's row: the models are those of smoke, trained once and in float64."""
+    run = {units.Measured: units.importance, masking.Coursed: masking.run, moving.Moved: moving.movement}
+    asked = looking.settings(kind, "smoke", masked=False)
+    of = run.get(kind, pairing.contrast)
+    labs = [Lab("smoke", Store(tmp_path / "store"), tmp_path, device=device) for device in ("cpu", DEVICE)]
+    checkpoints.checkpoint(labs[0], asked.model, asked.step)
+    expected = of(labs[0], asked).values
+    for path in (tmp_path / "store").glob("unit_*/*.json"):
+        path.unlink()
+    assert of(labs[1], asked).values.keys() == expected.keys()
+
+
+def test_chapter_08_looks_at_weights_on_the_device(tmp_path):
+    asked = interference.settings("smoke")
+    labs = [Lab("smoke", Store(tmp_path / "store"), tmp_path, device=device) for device in ("cpu", DEVICE)]
+    expected = interference.run(labs[0], asked).values
+    for path in (tmp_path / "store" / interference.STUDY).glob("*.json"):
+        path.unlink()
+    found = interference.run(labs[1], asked).values
+    assert found["after"] == pytest.approx(expected["after"], abs=1e-4)
+    for ours, theirs in zip(found["pairs"], expected["pairs"], strict=True):
+        assert ours["path"][-1]["curvature"] == pytest.approx(
+            theirs["path"][-1]["curvature"], rel=0.05, abs=1e-4
+        )
