@@ -79,7 +79,7 @@ plot.table(
         for name, task in ((name, v["tasks"][name]) for name in v["names"] if name in v["tasks"])
     ],
     ("domain", "end task", "classes", "to learn from / to test", "an example", "its label", "one answer always (%)"),
-)  # fmt: skip
+) if v["tasks"] else print("no end tasks: their files ($KEMEM_DATA) are not at hand")  # fmt: skip
 
 # %% [markdown]
 # ## The matrix
@@ -538,17 +538,20 @@ plot.table(
 # The first part of this book ends with advice: a model late in pretraining has become rigid, so begin continual learning from the middle ({claim}`entropy.7`). Its own test is a few passages in a stream of familiar text ({doc}`05_acquisition`, {doc}`06_rivals`). A sequence of domains is a harder one. The same plain training from earlier stages of the same model, first order, all seeds:
 
 # %%
-begun = budget.table(lab, budget.starts(z, made))
+older = interference.staged(scale, device=lab.card)
+begun = budget.table(lab, budget.starts(older, budget.chosen(budget.tried(lab, older))))
+if older.base.model != z.base.model:
+    print(f"{z.base.model.name} was published at its end alone; the stages are those of {older.base.model.name}.")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-course-stages", "caption": "Plain training over the domains, begun at earlier stages of pretraining. Left: average loss over the domains before any of them (dotted) and at the end. Right: what is learned of a domain, and what is forgotten. Mean over seeds, band from lowest to highest."}, "image": {"alt": "Two panels against the share of pretraining at which the sequence begins: average loss before and at the end, and learned and forgetting."}}
-stages = [f"{share:g}" for share in z.stages]
+stages = [f"{share:g}" for share in older.stages]
 
 
 def at_stages(of):
-    return [[of(courses.course(begun[stage, 0, seed_])) for stage in stages] for seed_ in z.aside]
+    return [[of(courses.course(begun[stage, 0, seed_])) for stage in stages] for seed_ in older.aside]
 
 
-at = [100 * share for share in z.stages]
+at = [100 * share for share in older.stages]
 with plot.figure(columns=2, height=3.4) as (left, right):
     left.plot(at, [mean(own) for own in zip(*at_stages(lambda c: mean(c.before)), strict=True)], color="#777777", linestyle=":", label="before")
     plot.spread(left, at, at_stages(lambda c: c.average), "at the end", origin=origin)
@@ -561,9 +564,9 @@ with plot.figure(columns=2, height=3.4) as (left, right):
 # %% tags=["hide-input"]
 plot.table(
     [
-        (f"{100 * share:.0f} %", *(spread([of(courses.course(begun[f"{share:g}", 0, s])) for s in z.aside]) for of in (
+        (f"{100 * share:.0f} %", *(spread([of(courses.course(begun[f"{share:g}", 0, s])) for s in older.aside]) for of in (
             lambda c: mean(c.before), lambda c: c.average, lambda c: c.learned, lambda c: c.forgetting, lambda c: c.general[-1])))
-        for share in z.stages
+        for share in older.stages
     ],
     ("begun at", "average before", "average at the end", "learned", "forgetting", "general text at the end"),
 )  # fmt: skip

@@ -526,6 +526,8 @@ from scipy import stats
 
 def ours(name, quantity):
     """Of a row of the paper, our number, higher is better for all but forgetting; None where there is none."""
+    if growing.COUNTERPART[name] == "untouched" and not before[quantity]:
+        return None
     if growing.COUNTERPART[name] == "untouched":
         return mean(before[quantity]) * (-1 if quantity == "average" else 1)
     found = by_seed(rows, growing.COUNTERPART[name], value[quantity])

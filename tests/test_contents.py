@@ -13,7 +13,7 @@ from kemem.book.parameters import check, declared
 from kemem.book.places import chapters, checkout
 from kemem.errors import BadInput
 from kemem.runs import MissingRow, Row, Store
-from kemem.studies import contents
+from kemem.studies import contents, domain_sizes
 from kemem.studies.asking import Asking, Claiming, Failures, Pending, Unfinished
 from kemem.studies.contents.cells import functions
 from kemem.studies.lab import Lab
@@ -109,7 +109,8 @@ def test_functions_of_a_chapter_have_its_text():
         functions(SOURCES["13"], "nothing_such")
 
 
-def test_scales_without_sizes_are_refused_in_the_words_of_the_study(tmp_path):
+def test_scales_without_sizes_are_refused_in_the_words_of_the_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(domain_sizes, "SCALES", ("smoke", "laptop"))
     p = check(declared(SOURCES["08"]), {"scale": "paper"})
     with pytest.raises(BadInput, match="got 'paper'"):
         contents.steps(Lab("paper", Store(tmp_path), ROOT, parameters=p), "08")

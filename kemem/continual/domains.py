@@ -17,6 +17,7 @@ the part that is trained on; of 400 of the test of restaurants 0.5 %, of ChemPro
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,8 @@ REAL = {
     "restaurants": ("restaurant_reviews.jsonl.gz", "restaurants"),
     **{name: (file, name) for name, file in REVIEWS.items()},
 }
+ENDS = {"yelp": "restaurants", "acl": "acl_arc", "ml-arxiv": "scierc", "pubmed": "chemprot"}
+"""Data sets of the hub by their short names, and the published tasks of their fields."""
 PHRASINGS = (
     3  # of a relation, which sentences to learn from are told in; those to test with take the next one
 )
@@ -100,6 +103,17 @@ def real(name: str, *, parts: Sequence[str] = ("test",)) -> Source:
     file, task = REAL[name]
     made = published(task) if task in PUBLISHED else reviews(task, parts=parts)
     return Source(name, corpus(f"files:{FOLDER}/{file}"), made)
+
+
+def hub(spec: str) -> Source:
+    """A data set of the hub under its short name, with the published end task of its field where its files are there.
+
+    Without `$KEMEM_DATA`, and for a data set that is none of ENDS, there is no task.
+    """
+    (part,) = specs(spec)
+    name = re.split(r"[@:]", part.rest)[0]
+    task = published(ENDS[name]) if name in ENDS and "KEMEM_DATA" in os.environ else None
+    return Source(name.rpartition("/")[2], corpus(spec), task)
 
 
 def package(name: str, *, classes: int = 5, depth: int = 1, parts: Sequence[str] = ("test",)) -> Source:

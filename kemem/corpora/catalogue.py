@@ -122,12 +122,33 @@ _ENTRIES = (
         size="to fetch, about 74,000 papers", note="Ke et al. took ACL papers of S2ORC, 867 MB.",
     ),
     Entry(
+        "ml-arxiv", "aalksii/ml-arxiv-papers", ("title", "abstract"), "not stated",
+        "chapters 08 to 10, a domain like that of AI papers",
+        f"{_PAGE}/aalksii/ml-arxiv-papers/blame/618863112393bdbe8a4130b4e4c43da060e9e306/README.md",
+        field="abstract", revision="618863112393bdbe8a4130b4e4c43da060e9e306", records=105_832, bytes=130_808_836,
+        size="of text", note="Abstracts of arXiv on machine learning; Ke et al. took AI papers of S2ORC, 507 MB.",
+    ),
+    Entry(
+        "amazon", "fancyzhx/amazon_polarity", ("label", "title", "content"), "not stated",
+        "chapters 08 to 10, a domain like that of phones",
+        f"{_PAGE}/fancyzhx/amazon_polarity/tree/main",
+        config="amazon_polarity", field="content", bytes=1_150_000_000, size="to fetch",
+        note="Reviews of any product; Ke et al. took those of phones and of cameras, 724 and 319 MB.",
+    ),
+    Entry(
+        "imdb", "stanfordnlp/imdb", ("text", "label"), "not stated",
+        "chapters 08 to 10, a sixth domain",
+        f"{_PAGE}/stanfordnlp/imdb/tree/main/plain_text",
+        config="plain_text", split="train+unsupervised", bytes=63_000_000, size="to fetch",
+        note="Reviews of films: no data set of cameras alone is known on the hub.",
+    ),
+    Entry(
         "das-domains", None, (), "not stated", "chapters 08 to 10, the six domains of Ke et al. 2023",
         "https://github.com/UIC-Liu-Lab/ContinualLM",
         place="https://drive.google.com/file/d/1_fAu9dPHUpFyAbAN1aBByib3tEVRlZpS",
         remedy="fetch and unpack it, and give each domain as files:PATH",
         size="758, 724, 319, 867, 507 and 989 MB: restaurants, phones, cameras, ACL, AI and PubMed papers",
-        note="On no page of the hub; `yelp`, `acl` and `pubmed` are the nearest there.",
+        note="On no page of the hub; `yelp`, `acl`, `ml-arxiv`, `amazon` and `pubmed` are the nearest there.",
     ),
 )  # fmt: skip
 CATALOGUE = {entry.name: entry for entry in _ENTRIES}

@@ -33,8 +33,9 @@ from kemem.continual import (
 )
 from kemem.continual.domains import REAL, Source
 from kemem.continual.end_tasks import EndTask
-from kemem.continual.finetuning import How, Score, longest
+from kemem.continual.finetuning import FineTuning, How, Score, longest
 from kemem.continual.importance import Measuring, domain_importance, general_importance
+from kemem.continual.published_tasks import PUBLISHED
 from kemem.corpora import Blocks, Corpus, pack
 from kemem.errors import BadInput
 from kemem.memory import Memories
@@ -120,6 +121,18 @@ class OnCard(Learning):
             return nullcontext()
         # without its cache, which would hold 16-bit copies of the weights as they were before a step
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+
+
+@dataclass(frozen=True)
+class FineTuned(OnCard):
+    """A course whose end tasks are fine-tuned, a copy of the model for each, as in Ke et al. 2023."""
+
+    epochs: int = 5
+    """Of an end task that is none of theirs, whose own are in `published_tasks.PUBLISHED`."""
+
+    def ends(self, task: EndTask) -> How:
+        epochs = PUBLISHED[task.name].epochs if task.name in PUBLISHED else self.epochs
+        return FineTuning(epochs, length=self.asked_length, seed=self.seed)
 
 
 # ---------------------------------------------------------------------- methods that stand beside the named ones
@@ -267,10 +280,12 @@ def joined(texts: Sequence[Corpus]) -> dict[str, Any]:
 def source(spec: str, part: str) -> Source:
     """A domain with an end task; of a package or of reviews its test examples are of both parts, for there are few."""
     if part == "validation":
-        return replace(domains.named(spec), task=None)
+        return replace(domains.hub(spec) if spec.startswith("hub:") else domains.named(spec), task=None)
     if spec in REAL:
         return domains.real(spec, parts=("validation", "test"))
     scheme, _, name = spec.partition(":")
+    if scheme == "hub":
+        return domains.hub(spec)
     if scheme == "docstrings" and name.isidentifier():
         return domains.package(name, parts=("validation", "test"))
     return domains.named(spec)

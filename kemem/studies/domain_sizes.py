@@ -1,7 +1,10 @@
 """Chapters 08 to 10: models, domains, steps and arms of the comparison on one budget, at each scale.
 
 At `smoke` and `laptop` the models are trained here and text is what every machine has. At `gpu` the models are larger,
-trained here too, and beside such text stand the corpora of `$KEMEM_DATA/domains`.
+trained here too, and beside such text stand the corpora of `$KEMEM_DATA/domains`. At `paper` scale the models are the
+published ones and the domains data sets of the hub: three of the fields of Ke et al. 2023 as they are named there (ACL,
+AI and PubMed papers), reviews of businesses for those of restaurants, of products for those of phones, of films for
+those of cameras. Steps, rows, rates and end tasks are those of the released code.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ from kemem import models, training
 from kemem.continual.das import ABLATIONS, DEFECTS
 from kemem.errors import BadInput
 from kemem.studies import pretraining
-from kemem.studies.courses import Learning, OnCard
-from kemem.studies.pretraining import Pretraining
+from kemem.studies.courses import FineTuned, Learning, OnCard
+from kemem.studies.pretraining import Pretrained, Pretraining
 from kemem.studies.setup import Dropped
-from kemem.studies.trials import ON_CARD, SQUARE, TRIED, Tried
+from kemem.studies.trials import ON_CARD, PUBLISHED, SQUARE, TRIED, Tried
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,17 @@ def masked_like(s: Pretraining) -> Pretraining:
     return Pretraining(own, stages=(1.0,), held_out=s.held_out, facts=0, prompts=())
 
 
+ROBERTA = Pretrained(
+    Dropped(
+        corpus="hub:wikipedia:limit=20000", vocabulary=50265, tokenizer="FacebookAI/roberta-base", layers=12, width=768,
+        memories=3072, heads=12, length=512, rows=8000, steps=500_000, learning_rate=6e-4, weight_decay=0.01,
+        family="roberta", precision="bfloat16",
+    ),
+    stages=(1.0,), facts=0, prompts=(), name="FacebookAI/roberta-base",
+)  # fmt: skip
+"""The paper's model, which was published at its end alone. Wikipedia is a part of what it has read."""
+
+
 # ---------------------------------------------------------------------- sizes at a scale
 FIRST = (
     "ncl", "one", "pool", "ewc", "kd", "replay", "derpp", "das", "hat", "adapter-sequential", "adapter-parallel",
@@ -98,6 +112,13 @@ GPU_REAL = ("restaurants", "acl", "ai", "electronics", "pubmed", "movies")
 """In the paper's order; electronics and movies stand for its phones and cameras, which are not to be had."""
 NONE: dict[str, Any] = {"square": (), "shares": (), "importances": (), "normalisations": ()}
 NO_ARMS: dict[str, Any] = {**NONE, "stages": ()}
+
+
+PAPER = (
+    "hub:yelp:limit=600000", "hub:acl:limit=15000", "hub:ml-arxiv:limit=all", "hub:amazon:limit=1000000",
+    "hub:pubmed:limit=400000", "hub:imdb:limit=all",
+)  # fmt: skip
+"""In the paper's order of fields. Of those with all records there is less text than steps read: it is read again."""
 
 
 def _smoke(masked: bool, device: str | None) -> Budget:
@@ -128,9 +149,31 @@ def _gpu(masked: bool, device: str | None) -> Budget:
     return Budget(base, few=(0,), names=FIRST, stages=(0.5, 1.0), defects=(), **own, **NONE)
 
 
+def _paper(masked: bool, device: str | None) -> Budget:
+    """One rate for all, as in the released code, and so no search."""
+    causal = pretraining.SCALES["paper"]
+    causal = replace(causal, setup=causal.setup.with_(corpus="hub:dolma:limit=20000"))
+    model = ROBERTA if masked else causal
+    base = _on_card(
+        model, PAPER, device, kind=FineTuned, steps=2580, rows=248, accumulation=4, test_tokens=100_000,
+        examples=(100_000, 100_000), asked_length=164, learning_rate=1e-4,
+    )  # fmt: skip
+    own: dict[str, Any] = {
+        "measured": 10_000,
+        "orders": (tuple(range(len(PAPER))),),
+        "tried": 1,
+        "trials": PUBLISHED,
+    }
+    if masked:
+        return Budget(base, **own, **NO_ARMS)
+    return Budget(base, seeds=(0,), names=FEW, defects=(), stages=causal.stages, **own, **NONE)
+
+
 CAUSAL_DEFECTS = tuple(name for name in Budget.defects if name != "uncorrupted")
 """In a causal model there is nothing to corrupt."""
-_SIZES: dict[str, Callable[[bool, str | None], Budget]] = {"smoke": _smoke, "laptop": _laptop, "gpu": _gpu}
+_SIZES: dict[str, Callable[[bool, str | None], Budget]] = {
+    "smoke": _smoke, "laptop": _laptop, "gpu": _gpu, "paper": _paper,
+}  # fmt: skip
 SCALES = tuple(_SIZES)
 
 
@@ -138,7 +181,13 @@ def _base(model: Pretraining, texts: tuple[str, ...], **sizes: Any) -> Learning:
     return Learning(model, model.steps[-1], texts, **sizes)
 
 
-def _on_card(model: Pretraining, texts: tuple[str, ...], device: str | None, **changes: Any) -> OnCard:
+def _on_card(
+    model: Pretraining,
+    texts: tuple[str, ...],
+    device: str | None,
+    kind: type[OnCard] = OnCard,
+    **changes: Any,
+) -> OnCard:
     """A course at `gpu` scale, in bfloat16 where the device multiplies it."""
     sizes: dict[str, Any] = {
         "steps": 40, "rows": 80, "length": 164, "test_tokens": 20_000, "examples": (400, 300), "asked_length": 96,
@@ -146,7 +195,7 @@ def _on_card(model: Pretraining, texts: tuple[str, ...], device: str | None, **c
     }  # fmt: skip
     slow = device is not None and not training.bfloat16_runs(models.named_device(device))
     precision = "float32" if slow else "bfloat16"
-    return OnCard(model, model.steps[-1], texts, **{**sizes, "precision": precision, **changes})
+    return kind(model, model.steps[-1], texts, **{**sizes, "precision": precision, **changes})
 
 
 def sizes(scale: str, *, masked: bool = False, device: str | None = None) -> Budget:
@@ -162,7 +211,8 @@ def sizes(scale: str, *, masked: bool = False, device: str | None = None) -> Bud
 def real(scale: str, *, device: str | None = None) -> Budget | None:
     """Domains of the paper with their published end tasks, with settings that were chosen on the others.
 
-    The model that fills in masked tokens learns them: it is the paper's kind. None where no data is asked for.
+    The model that fills in masked tokens learns them: it is the paper's kind. None where no data is asked for, and at
+    `paper` scale, where the domains of the comparison are these.
     """
     alone: dict[str, Any] = {"seeds": (0,), "names": FEW, "defects": (), **NO_ARMS}
     if scale == "laptop":

@@ -82,6 +82,13 @@ _SIZES: dict[str, dict[str, Any]] = {
             "depth": {"blocks": 1}, "memories": {"memories": 228}, "width": {"width": "0,64,64", "heads": "0,1,1"}
         },
     },
+    "paper": {
+        "longer": 3190, "recovery": {"recovery_steps": 258, "recovery_rows": 248}, "seeds": (0,),
+        "grown": {
+            "depth": {"blocks": 1}, "memories": {"memories": 683},
+            "width": {"width": "128,0,128,128,128", "heads": "1,0,1,1,1"},
+        },
+    },
 }  # fmt: skip
 """rate: of learning, where it is another one than a course's."""
 

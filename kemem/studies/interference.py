@@ -67,12 +67,21 @@ SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"seconds": (1,), "at": (1, 3), "shares": (0.0, 0.5, 1.0), "samples": 6},
     "laptop": {},
     "gpu": {"samples": 400},
+    "paper": {"at": (26, 129, 516, 1290, 2580), "samples": 1000},
 }
+FILLING = ("paper",)
+"""Scales at which it is the model that fills in masked tokens: many copies of a larger one's weights do not fit."""
 
 
 def bounds(scale: str, *, device: str | None = None) -> Budget:
     """Of the comparison on one budget what this chapter shows: plain training, specialists, all at once."""
-    return replace(budget.sizes(scale, device=device), names=BOUNDS, square=())
+    return replace(budget.sizes(scale, masked=scale in FILLING, device=device), names=BOUNDS, square=())
+
+
+def staged(scale: str, *, device: str | None = None) -> Budget:
+    """The comparison from earlier stages: of this chapter's model, or of the causal one where this was kept at none."""
+    z = bounds(scale, device=device)
+    return z if z.stages else replace(budget.sizes(scale, device=device), names=BOUNDS[:1], square=())
 
 
 def settings(

@@ -43,7 +43,7 @@ class Looking:
     """What is other than these at a scale."""
 
 
-SEEDS = {"smoke": (0,)}  # else those of the comparison
+SEEDS = {"smoke": (0,), "paper": (0, 1, 2)}  # else those of the comparison
 Kind = TypeVar("Kind", bound=Looking)
 
 

@@ -40,6 +40,7 @@ class Coursed(Looking):
     sized: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"rows": 12, "samples": 6, "steps": 2, "batch": 4, "test_tokens": 300},
         "gpu": {"rows": 1000, "batch": 16, "learning_rate": 3e-4, "test_tokens": 10_000},
+        "paper": {"rows": 10_000, "samples": 1000, "steps": 100, "batch": 62, "learning_rate": 1e-4},
     }
 
 

@@ -39,6 +39,7 @@ class Moved(Looking):
     sized: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"rows": 12, "epsilons": (1e-6, 1e-2), "steps": 2, "batch": 4},
         "gpu": {"rows": 1000, "batch": 16, "learning_rate": 3e-4},
+        "paper": {"rows": 2000, "batch": 62, "learning_rate": 1e-4},
     }
 
 

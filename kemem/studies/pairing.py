@@ -42,6 +42,7 @@ class Contrasted(Looking):
     sized: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"rows": 12, "batch": 4, "batches": 2, "samples": 6},
         "gpu": {"rows": 400, "batch": 64, "samples": 200},
+        "paper": {"rows": 1000, "batch": 62, "samples": 1000},
     }
 
 

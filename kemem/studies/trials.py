@@ -114,3 +114,5 @@ MODULES = (
 """Methods with which only modules beside the model learn, or masks of its weights."""
 ON_CARD = of_rates((1e-4, 3e-4), (1e-3, 3e-3), (1e-2, 1e-1))
 """Two trials each, for models about a hundred times as large."""
+PUBLISHED = of_rates((1e-4,), (1e-4,), (1e-4,))
+"""The one rate of the released code of Ke et al. 2023 for all methods, with their own settings as they begin."""

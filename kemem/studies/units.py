@@ -37,6 +37,7 @@ class Measured(Looking):
     sized: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"rows": 12, "samples": 6, "draws": 50},
         "gpu": {"rows": 400, "samples": 200},
+        "paper": {"rows": 10_000, "samples": 1000},
     }
 
 
@@ -48,6 +49,7 @@ class Shared(Looking):
     sized: ClassVar[dict[str, dict[str, Any]]] = {
         "smoke": {"rows": 12, "shares": (0.25, 0.5)},
         "gpu": {"rows": 300},
+        "paper": {"rows": 10_000},
     }
 
 

@@ -45,7 +45,7 @@ def forgetting(lab: Lab, p: Parameters) -> list[Step]:
     return [
         live,
         lambda: budget.table(lab, budget.contest(z, chosen(lab, z))),
-        lambda: budget.table(lab, budget.starts(z, chosen(lab, z))),
+        step(_grid, lab, interference.staged(lab.scale, device=lab.card), budget.starts),
     ]
 
 

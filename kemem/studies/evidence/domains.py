@@ -121,9 +121,12 @@ def _measured(
             return found
 
         try:
-            values.append(measure(scored, forgot))
+            found = measure(scored, forgot)
         except LookupError:
             return []
+        if not found:  # of end tasks, where no domain has one
+            return []
+        values.append(found)
     rows = [
         row for each in own for (arm, order), row in each.rows.items() if arm in asked and order in orders
     ]
