@@ -36,12 +36,14 @@ dtype = None  # float32, bfloat16 or float64; None: the model's own, which is al
 batch_size = None  # rows through the model at once; None: 128
 facts = None  # how many facts are traced; None: the scale's own
 window = None  # feed-forward or attention layers restored together; None: the paper's share of the layers
+model = None  # a published model, at the scale paper: a name of kemem.studies.factual.PUBLISHED; None: its own
 
 # %%
 from kemem import book, claims, plot
-from kemem.studies import knowing, tracing
+from kemem.studies import factual, knowing, tracing
 
 lab = book.open_chapter("11_knowledge_base", globals())
+base = factual.chosen(lab, seed=seed)
 
 # %% [markdown]
 # ## Asking both
@@ -52,8 +54,10 @@ lab = book.open_chapter("11_knowledge_base", globals())
 # Three groups of facts are asked. *Told* facts stand in the documents. *Implied* facts do not, but follow from told ones: who is married to whom is told in one direction only, say. *Held-out* facts are about people, towns and words that no document names. They are the control. Nobody can know them, so what is right among them was guessed.
 
 # %%
-asked = knowing.run(lab, knowing.settings(scale, seed=seed))
+asked = knowing.run(lab, knowing.settings(scale, seed=seed, model=base))
 groups, cells = asked.values["groups"], asked.values["table"]
+if not factual.has_table(base):
+    print(f"What is implied or held out, and what the table answers: {factual.NO_TABLE}.")
 print(f"{asked.values['cells']} cells in the table; {asked.values['parameters']} weights in the model")
 
 # %% tags=["hide-input"]
@@ -69,11 +73,11 @@ plot.table(
         (
             NAMES[group],
             found["facts"],
-            percent(cells["cells"][group]),
-            percent(cells["with rules"][group]),
+            percent(cells["cells"].get(group)),
+            percent(cells["with rules"].get(group)),
             f"{percent(found['right'])} ± {100 * found['half']:.0f}",
         )
-        for group, found in ((name, groups[name]) for name in NAMES)
+        for group, found in ((name, groups[name]) for name in NAMES if name in groups)
     ],
     ("facts", "asked", "table", "table with rules", "model, mean over phrasings (95 %)"),
 )
@@ -96,7 +100,7 @@ with plot.figure(height=3.8) as axes:
         )  # fmt: skip
     control = asked.values["kinds"]["held_out"]
     present = [(100 * control[kind]["right"], y) for y, kind in enumerate(order) if kind in control]
-    axes.plot(*zip(*present, strict=True), "x", color="#555555", label="held out, guessed")
+    axes.plot([x for x, _ in present], [y for _, y in present], "x", color="#555555", label="held out, guessed")
     axes.set_yticks(range(len(order)), [f"{kind} ({kinds[kind]['facts']})" for kind in order])
     axes.set(xlabel="answered rightly (%)", xlim=(-3, 103), title="What the model knows, by kind of fact")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2)
@@ -115,7 +119,7 @@ plot.table(
             NAMES[group],
             *(percent(found[key]) for key in ("all", "some", "none", "alike", "kept")),
         )
-        for group, found in ((name, groups[name]) for name in NAMES)
+        for group, found in ((name, groups[name]) for name in NAMES if name in groups)
     ],
     (
         "facts",
@@ -150,7 +154,7 @@ plot.table(
 plot.table(
     [
         (NAMES[group], found["questions"], *(percent(found["outcomes"][what]) for what in knowing.OUTCOMES), percent(found["type_right"]))
-        for group, found in ((name, groups[name]) for name in NAMES)
+        for group, found in ((name, groups[name]) for name in NAMES if name in groups)
     ],
     ("facts", "questions", "right", "another true object", "false, right type", "something else", "right type, of those not right"),
 )  # fmt: skip
@@ -215,7 +219,7 @@ with plot.figure(height=3.2) as axes:
 # same token are left out: a model that has lost the subject still says it.
 
 # %%
-found = tracing.run(lab, tracing.settings(scale, seed=seed, facts=facts, window=window))
+found = tracing.run(lab, tracing.settings(scale, seed=seed, facts=facts, window=window, model=base))
 whole = found.values["whole"]
 print(
     f"{whole['facts']} facts traced of {found.values['known']} known and {found.values['asked']} asked "

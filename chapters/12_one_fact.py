@@ -38,14 +38,16 @@ dtype = None  # float32, bfloat16 or float64; None: the scale's own
 batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 weight = None  # lambda of the edit that is looked at closely; None: the middle one of those that are tried
 facts = None  # facts on which single edits are reported; None: the scale's own number
+model = None  # a published model, at the scale paper: a name of kemem.studies.factual.PUBLISHED; None: its own
 
 # %%
 import torch
 
 from kemem import book, claims, plot
-from kemem.studies import association, one_target, single_edits
+from kemem.studies import association, factual, one_target, single_edits
 
 lab = book.open_chapter("12_one_fact", globals())
+base = factual.chosen(lab, seed=seed)
 
 # %% [markdown]
 # ## A matrix that remembers pairs
@@ -196,7 +198,7 @@ with plot.figure(height=3.0) as axes:
 # The second term keeps what the model says right after the bare subject. The bound $c$, the *clamp*, is there because nothing in the first term stops $\delta$ from growing.
 
 # %%
-close = one_target.run(lab, one_target.settings(scale, seed=seed, weight=weight, dtype=dtype))
+close = one_target.run(lab, one_target.settings(scale, seed=seed, weight=weight, dtype=dtype, model=base))
 print(f"{close.values['prompt']} ... {close.values['true']} -> {close.values['new']}")
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-one-fact-search", "caption": "The search for one target vector, by forward passes: its loss, the probability of the new object (the geometric mean over its tokens and over contexts), and the length of what is added, in lengths of the stream it is added to. With the clamp of the paper and without one."}, "image": {"alt": "Three panels over forward passes: loss, probability of the new object, and relative length of delta, each for a search with and without a clamp."}}
@@ -263,7 +265,7 @@ with plot.figure(columns=2, height=3.6) as panels:
 # - **NS+** asks the neighbours with the edited sentence stated before. A model that says the new word wherever it was just told fails here.
 
 # %%
-edits = single_edits.run(lab, single_edits.settings(scale, seed=seed, facts=facts, dtype=dtype))
+edits = single_edits.run(lab, single_edits.settings(scale, seed=seed, facts=facts, dtype=dtype, model=base))
 
 
 # %% tags=["hide-input"]

@@ -36,6 +36,7 @@ device = "auto"  # auto, cpu, cuda or mps
 dtype = None  # float32, bfloat16 or float64; None: the scale's own
 batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 most = None  # the most facts that are written at once on this machine, more being recorded; None: what the study says
+model = None  # a published model, at the scale paper: a name of kemem.studies.factual.PUBLISHED; None: its own
 
 # %%
 import math
@@ -43,19 +44,20 @@ import math
 import torch
 
 from kemem import book, claims, plot, trace
-from kemem.studies import capacity, explaining, findings, hardness, implications, many, relations, thousands
+from kemem.studies import capacity, explaining, factual, findings, hardness, implications, many, relations, thousands
 
 lab = book.open_chapter("13_thousands", globals())
+base = factual.chosen(lab)
 
 # %% [markdown]
 # All facts are ones that the model says by itself before the edit: {result}`thousands.known` of the reported part, on {result}`thousands.subjects` subjects. Its layers have {result}`thousands.memories` memories each. Two things have to be set, the weight $\lambda$ of the old memory and the clamp of the targets ({doc}`12_one_fact`); both are chosen on facts of the tuning part, which are not reported on. Facts come in an order in which each subject comes
 # once before any comes twice: requests on one subject have nearly one key, and an edit can write there only the mean of what they ask.
 
 # %%
-s = thousands.settings(scale, seed=seed, dtype=dtype)
+s = thousands.settings(scale, seed=seed, dtype=dtype, model=base)
 sweeps = thousands.run(lab, s, most=thousands.LIVE if most is None else most)
 draws = [sweeps] + [
-    thousands.run(lab, thousands.settings(scale, seed=other, dtype=dtype), recorded=True)
+    thousands.run(lab, thousands.settings(scale, seed=other, dtype=dtype, model=base), recorded=True)
     for other in thousands.SEEDS[scale]
     if other != seed
 ]
@@ -477,13 +479,16 @@ plot.table(
 # So we write the facts of one relation at a time, as many of each, by three methods, and look at the differences. Then we ask whether anything that can be measured *before* the edit tells how it will go.
 
 # %%
-by_relation = relations.run(lab, scale, seed=seed, live=6)
-names = sorted(
-    relations.shared(by_relation),
-    key=lambda name: sum(relations.score(each.alone["MEMIT"][name]) for each in by_relation),
-)
-draws = f"{len(by_relation)} draws of facts" if len(by_relation) > 1 else "one draw of facts"
-print(f"{len(names)} relations, {by_relation[0].hardness.settings['count']} facts of each, {draws}")
+by_relation = relations.run(lab, scale, seed=seed, live=6, model=base) if factual.has_table(base) else ()
+if not by_relation:
+    print(f"What a relation is like and what follows from a fact: {factual.NO_TABLE}.")
+else:
+    names = sorted(
+        relations.shared(by_relation),
+        key=lambda name: sum(relations.score(each.alone["MEMIT"][name]) for each in by_relation),
+    )
+    draws = f"{len(by_relation)} draws of facts" if len(by_relation) > 1 else "one draw of facts"
+    print(f"{len(names)} relations, {by_relation[0].hardness.settings['count']} facts of each, {draws}")
 
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-relations-scores", "caption": "S of facts of one relation, written at once by three methods; reported facts, as many of each relation. Mean over draws of facts; bars are intervals over draws, where there is more than one."}, "image": {"alt": "For each relation, in the order of MEMIT's score, three points with intervals: the score S after edits by MEMIT, by fine-tuning with weight decay and by MEND."}}
@@ -500,16 +505,17 @@ def said(name):
     return name.replace("_", " ")
 
 
-with plot.figure(height=1.4 + 0.34 * len(names)) as axes:
-    for index, method in enumerate(relations.METHODS):
-        for row, name in enumerate(names):
-            scores = [relations.score(each.alone[method][name]) for each in by_relation]
-            plotted(axes, row + 0.2 * (1 - index), scores, index, f"{method} ({draws})" if row == 0 else None)
-    axes.set(
-        yticks=range(len(names)), yticklabels=[said(name) for name in names], xlabel="S (%)", xlim=(0, 105),
-        title="Facts of one relation, by method",
-    )  # fmt: skip
-    axes.figure.legend(loc="outside lower center", ncols=2)
+if by_relation:
+    with plot.figure(height=1.4 + 0.34 * len(names)) as axes:
+        for index, method in enumerate(relations.METHODS):
+            for row, name in enumerate(names):
+                scores = [relations.score(each.alone[method][name]) for each in by_relation]
+                plotted(axes, row + 0.2 * (1 - index), scores, index, f"{method} ({draws})" if row == 0 else None)
+        axes.set(
+            yticks=range(len(names)), yticklabels=[said(name) for name in names], xlabel="S (%)", xlim=(0, 105),
+            title="Facts of one relation, by method",
+        )  # fmt: skip
+        axes.figure.legend(loc="outside lower center", ncols=2)
 
 # %% [markdown]
 # Differences between relations could be chance: each point rests on {result}`relations.facts` facts. So the easiest and the hardest relation were chosen on *other* facts, those that are kept for tuning, and are compared on the reported ones. The easiest was *{result}`relations.easiest`*, with an S of {result}`relations.easiest.S|.0f` on
@@ -537,22 +543,23 @@ with plot.figure(height=1.4 + 0.34 * len(names)) as axes:
 # - *Site.* Causal tracing says where a fact is read. If it is not at the subject's last token, an edit there writes beside the place.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-relations-predictors", "caption": "What is measured before the edit against S after it, a point for each relation. Means over draws of facts. In each title the rank correlation; an interval is in the table below."}, "image": {"alt": "Seven small scatter plots, one for each predictor, with a point for each relation: predictor across, score S of MEMIT up."}}
-told, X, S = relations.table(by_relation)
-SHORT = {
-    "prior": "prior (nats a token)", "certainty": "log p of the true object (nats)", "candidates": "objects (log)",
-    "length": "tokens of the new object", "neighbours": "cosine with neighbours' keys",
-    "subjects": "cosine of edited keys", "site": "share of trace at the last token",
-}  # fmt: skip
-with plot.figure(columns=2, rows=4, height=2.2) as grid:
-    panels = list(grid.flat)
-    for column, (axes, (name, label)) in enumerate(zip(panels, SHORT.items(), strict=False)):
-        axes.plot(X[:, column], S, "o", color=plot.COLOURS[0])
-        rank = explaining.correlation(X[:, column], S)[0]
-        axes.set(xlabel=label, ylabel="S (%)", title=f"{name}: {rank:+.2f}".replace("-", "\N{MINUS SIGN}"))
-    panels[-1].set_axis_off()
+if by_relation:
+    told, X, S = relations.table(by_relation)
+    SHORT = {
+        "prior": "prior (nats a token)", "certainty": "log p of the true object (nats)", "candidates": "objects (log)",
+        "length": "tokens of the new object", "neighbours": "cosine with neighbours' keys",
+        "subjects": "cosine of edited keys", "site": "share of trace at the last token",
+    }  # fmt: skip
+    with plot.figure(columns=2, rows=4, height=2.2) as grid:
+        panels = list(grid.flat)
+        for column, (axes, (name, label)) in enumerate(zip(panels, SHORT.items(), strict=False)):
+            axes.plot(X[:, column], S, "o", color=plot.COLOURS[0])
+            rank = explaining.correlation(X[:, column], S)[0]
+            axes.set(xlabel=label, ylabel="S (%)", title=f"{name}: {rank:+.2f}".replace("-", "\N{MINUS SIGN}"))
+        panels[-1].set_axis_off()
 
 # %% tags=["hide-input"]
-best, chance = explaining.strongest(X, S)
+best, chance = explaining.strongest(X, S) if by_relation else (None, None)
 
 
 def ranked(column, response):
@@ -561,23 +568,26 @@ def ranked(column, response):
     return f"{r:+.2f}{ends}".replace("-", "\N{MINUS SIGN}")
 
 
-responses = {"S": S, **{name: relations.table(by_relation, name)[2] for name in ("ES", "PS", "NS")}}
+responses = {}
+if by_relation:
+    responses = {"S": S, **{name: relations.table(by_relation, name)[2] for name in ("ES", "PS", "NS")}}
 plot.table(
     [
         (hardness.PREDICTORS[name], *(ranked(column, own) for own in responses.values()))
         for column, name in enumerate(hardness.PREDICTORS)
     ],
     ("measured before, over relations", *(f"rank correlation with {name}" for name in responses)),
-)
+) if by_relation else None
 
 # %% [markdown]
 # The strongest of seven is strong by choice alone. How strong would the strongest be, had the scores been dealt out at random among the relations?
 
 # %% tags=["hide-input"]
-print(
-    f"strongest for S: {list(hardness.PREDICTORS)[best]}; with scores dealt out at random one of the seven is as strong "
-    f"in {100 * chance:.0f} % of all cases"
-)
+if by_relation:
+    print(
+        f"strongest for S: {list(hardness.PREDICTORS)[best]}; with scores dealt out at random one of the seven is as strong "
+        f"in {100 * chance:.0f} % of all cases"
+    )
 
 # %% [markdown]
 # ## A rule, and its trial
@@ -593,15 +603,16 @@ print(
 # share the same few relations, all cuts are made once more with the scores dealt out at random.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-relations-rule", "caption": "A rule fitted on half of the relations and tried on the other half. Bars: the median over cuts, for scores dealt out at random among the relations, many times. Line: the same median for the true scores."}, "image": {"alt": "Two histograms of what chance gives, of out-of-half R squared and of rank correlation, each with a vertical line where the true scores lie."}}
-rule = explaining.explained(X, S)
-with plot.figure(columns=2, height=3.0) as panels:
-    for axes, (name, label) in zip(
-        panels, (("R2", "R² on the other half"), ("rank", "rank correlation")), strict=True
-    ):
-        axes.hist(rule[name]["chance"], bins=24, color="#999999", label="scores dealt out at random")
-        axes.axvline(rule[name]["median"], color=plot.COLOURS[1], label="true scores")
-        axes.set(xlabel=f"{label} (median of cuts)", ylabel="random deals", title=label)
-    panels[0].legend()
+if by_relation:
+    rule = explaining.explained(X, S)
+    with plot.figure(columns=2, height=3.0) as panels:
+        for axes, (name, label) in zip(
+            panels, (("R2", "R² on the other half"), ("rank", "rank correlation")), strict=True
+        ):
+            axes.hist(rule[name]["chance"], bins=24, color="#999999", label="scores dealt out at random")
+            axes.axvline(rule[name]["median"], color=plot.COLOURS[1], label="true scores")
+            axes.set(xlabel=f"{label} (median of cuts)", ylabel="random deals", title=label)
+        panels[0].legend()
 
 # %% [markdown]
 # Over cuts the median of $R^2$ is {result}`relations.rule.R2|.2f` (the cut that was fixed beforehand: {result}`relations.rule.R2.first|.2f`), where chance gives {result}`relations.rule.R2.chance|.2f`; of the rank correlation {result}`relations.rule.rank|.2f`, where chance gives {result}`relations.rule.rank.chance|.2f`. A random deal does as well in a share
@@ -625,22 +636,23 @@ with plot.figure(columns=2, height=3.0) as panels:
 # So a mixture in which nothing disturbs anything scores *above* the mean. The fair comparison is with both halves taken together. Both are shown.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-relations-mixtures", "caption": "Two relations written at once, half of each, beside as many facts of each alone: S of the mixture, the mean of both alone as in the paper, and S of both alone taken together. Mean over draws of facts, with intervals where there is more than one draw."}, "image": {"alt": "For each pair of relations and number of facts three points: the score of the mixture, the mean of both relations alone, and the score of both taken together."}}
-pairs = [key for key in by_relation[0].pairs if all(key in each.pairs for each in by_relation)]
-SERIES = {
-    "mixture": lambda rows: relations.score(rows[0]),
-    "mean of both alone": lambda rows: sum(map(relations.score, rows[1:])) / 2,
-    "both alone, taken together": lambda rows: relations.pooled(rows[1:]),
-}
-with plot.figure(height=1.6 + 0.5 * len(pairs)) as axes:
-    for index, (label, of) in enumerate(SERIES.items()):
-        for row, key in enumerate(pairs):
-            values = [of(each.pairs[key]) for each in by_relation]
-            plotted(axes, row + 0.2 * (1 - index), values, index, f"{label} ({draws})" if row == 0 else None)
-    axes.set(
-        yticks=range(len(pairs)), yticklabels=[f"{said(a)},\n{said(b)}: {n} facts" for a, b, n in pairs], xlabel="S (%)",
-        title="Two relations at once",
-    )  # fmt: skip
-    axes.figure.legend(loc="outside lower center", ncols=2)
+if by_relation:
+    pairs = [key for key in by_relation[0].pairs if all(key in each.pairs for each in by_relation)]
+    SERIES = {
+        "mixture": lambda rows: relations.score(rows[0]),
+        "mean of both alone": lambda rows: sum(map(relations.score, rows[1:])) / 2,
+        "both alone, taken together": lambda rows: relations.pooled(rows[1:]),
+    }
+    with plot.figure(height=1.6 + 0.5 * len(pairs)) as axes:
+        for index, (label, of) in enumerate(SERIES.items()):
+            for row, key in enumerate(pairs):
+                values = [of(each.pairs[key]) for each in by_relation]
+                plotted(axes, row + 0.2 * (1 - index), values, index, f"{label} ({draws})" if row == 0 else None)
+        axes.set(
+            yticks=range(len(pairs)), yticklabels=[f"{said(a)},\n{said(b)}: {n} facts" for a, b, n in pairs], xlabel="S (%)",
+            title="Two relations at once",
+        )  # fmt: skip
+        axes.figure.legend(loc="outside lower center", ncols=2)
 
 # %% [markdown]
 # The other end of the same question: facts of *one* relation against as many facts of all of them by turns. Alone a relation has {result}`relations.MEMIT.mean|.1f` on average; as many facts of all relations together have {result}`relations.many|.1f`. Here too the table of claims has both comparisons.
@@ -660,30 +672,32 @@ with plot.figure(height=1.6 + 0.5 * len(pairs)) as axes:
 # As with any edit, success means that the answer that follows is likelier than the one that was true. As controls the consequence is written by *an edit of its own*, and fact and consequence *together*: if these succeed and the fact alone does not, the editor could have written it, but nothing told it to.
 
 # %%
-following = implications.draws(lab, scale, seed=seed)
-print(
-    f"edits with something that follows, {draws}: "
-    + ", ".join(f"{way} {sum(row.values['ways'][way]['facts'] for row in following)}" for way in implications.WAYS)
-)
+following = implications.draws(lab, scale, seed=seed, model=base) if factual.has_table(base) else []
+if following:
+    print(
+        f"edits with something that follows, {draws}: "
+        + ", ".join(f"{way} {sum(row.values['ways'][way]['facts'] for row in following)}" for way in implications.WAYS)
+    )
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-implications", "caption": "Single edits by MEMIT: how often the answer that follows is likelier than the one that was true. Before, after the fact was written, after the consequence had an edit of its own, and after both were written together. Mean over draws of facts; bars are intervals over draws, or over facts where there is one draw."}, "image": {"alt": "For each way in which something follows from a fact, four points: success on the implied question before the edit, after it, after an edit of its own, and after both edits together."}}
-WHEN = {"before": "before", "after": "after the fact", "own": "an edit of its own", "both": "both together"}
-asked = [way for way in implications.WAYS if any(row.values["ways"][way]["facts"] for row in following)]
-with plot.figure(height=1.6 + 0.5 * len(asked)) as axes:
-    for index, (when, label) in enumerate(WHEN.items()):
-        for row, way in enumerate(asked):
-            found = [own.values["ways"][way][when] for own in following if own.values["ways"][way]["facts"]]
-            place, name = row + 0.18 * (1.5 - index), label if row == 0 else None
-            if len(found) > 1:
-                plotted(axes, place, [mean for mean, _, _ in found], index, name)
-            else:
-                ((mean, half, _),) = found
-                axes.errorbar(
-                    [mean], [place], xerr=half, color=plot.COLOURS[index], marker=plot.MARKERS[index], linestyle="none",
-                    label=name,
-                )  # fmt: skip
-    axes.set(yticks=range(len(asked)), yticklabels=asked, xlabel="success (%)", xlim=(-4, 104), title="What follows from an edited fact")
-    axes.figure.legend(loc="outside lower center", ncols=2)
+if following:
+    WHEN = {"before": "before", "after": "after the fact", "own": "an edit of its own", "both": "both together"}
+    asked = [way for way in implications.WAYS if any(row.values["ways"][way]["facts"] for row in following)]
+    with plot.figure(height=1.6 + 0.5 * len(asked)) as axes:
+        for index, (when, label) in enumerate(WHEN.items()):
+            for row, way in enumerate(asked):
+                found = [own.values["ways"][way][when] for own in following if own.values["ways"][way]["facts"]]
+                place, name = row + 0.18 * (1.5 - index), label if row == 0 else None
+                if len(found) > 1:
+                    plotted(axes, place, [mean for mean, _, _ in found], index, name)
+                else:
+                    ((mean, half, _),) = found
+                    axes.errorbar(
+                        [mean], [place], xerr=half, color=plot.COLOURS[index], marker=plot.MARKERS[index], linestyle="none",
+                        label=name,
+                    )  # fmt: skip
+        axes.set(yticks=range(len(asked)), yticklabels=asked, xlabel="success (%)", xlim=(-4, 104), title="What follows from an edited fact")
+        axes.figure.legend(loc="outside lower center", ncols=2)
 
 
 # %% [markdown]
@@ -709,7 +723,7 @@ plot.table(
         "what follows", "the fact is written", "what follows, before", "what follows, after",
         "log p of what follows, change (nats a token)", "log p of the old reverse, change (nats a token)",
     ),
-)  # fmt: skip
+) if following else None  # fmt: skip
 
 # %% [markdown]
 # One of each:
@@ -729,7 +743,7 @@ plot.table(
         for each in following[0].values["examples"]
     ],
     ("what follows", "written", "its probability", "so it should be", "its probability"),
-)  # fmt: skip
+) if following else None  # fmt: skip
 
 # %% [markdown]
 # ## Kinds of knowledge
@@ -744,7 +758,7 @@ def scored(kind, when, name):
     return f"{sum(known) / len(known):.0f} %" if known else "none"
 
 
-kinds = following[0].values["kinds"]
+kinds = following[0].values["kinds"] if following else {}
 plot.table(
     [
         (
@@ -756,7 +770,7 @@ plot.table(
         if kinds[kind]["facts"]
     ],
     ("kind", "facts edited, all draws", "known, first draw", "ES", "PS", "NS", "NS before"),
-)  # fmt: skip
+) if following else None  # fmt: skip
 
 # %% [markdown]
 # ## What holds here

@@ -36,14 +36,15 @@ device = "auto"  # auto, cpu, cuda or mps
 dtype = None  # float32, bfloat16 or float64; None: the scale's own
 batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 count = None  # facts that are written at once in the live comparison; None: about as many as in the trials
+model = None  # a published model, at the scale paper: a name of kemem.studies.factual.PUBLISHED; None: its own
 
 # %%
 from kemem import book, claims, editing, plot
 from kemem.editing import finetune
-from kemem.studies import critique, field, grids, many, methods, parts, released, sequence, wording
+from kemem.studies import critique, factual, field, grids, many, methods, parts, released, sequence, wording
 
 lab = book.open_chapter("14_field", globals())
-z = field.sizes(scale, dtype=dtype)
+z = field.sizes(scale, dtype=dtype, model=factual.chosen(lab))
 benches = many.Benches(lab)
 NONE = many.NONE
 
@@ -278,9 +279,10 @@ plot.table(
 
 # %%
 opened, same = benches.at(grid[NONE, at, seed]), benches.requests(grid[NONE, at, seed])
-ridge, weight = editing.EMMET(z.layers).ridge, methods.METHODS["EMMET"].values[-1]
+layers = opened.where.get("EMMET", z.layers)
+ridge, weight = editing.EMMET(layers).ridge, methods.METHODS["EMMET"].values[-1]
 twins = [
-    many.write(opened, name, methods.made(lab, opened, name, value, z.layers), same)
+    many.write(opened, name, methods.made(lab, opened, name, value, layers), same)
     for name, value in (("EMMET", weight), ("MEMIT", ridge * weight))
 ]
 farthest = max(
@@ -421,7 +423,7 @@ defect_table("losses")
 # What to look at: are the *first* facts still there when the last ones are written? Do neighbours hold? Does the loss on ordinary text, which no edit mentions, begin to rise? Growing weights are an early sign.
 
 # %%
-courses = sequence.table(lab, sequence.grid(scale, made), benches)
+courses = sequence.table(lab, sequence.grid(scale, made, z), benches)
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-field-sequence", "caption": "Edits in sequence, by the number of facts so far: efficacy on the first batch and on the latest, neighbourhood success over all facts so far, loss on ordinary text, and the length of the weights that are written in units of what it was. Means over draws of facts; dotted: the unedited model."}, "image": {"alt": "Five panels over the number of edits: ES of the first batch, ES of the latest batch, NS of all, nats of ordinary text, and relative norm of the weights, a curve an editor."}}
 PANELS = (
@@ -456,7 +458,7 @@ with plot.figure(columns=2, rows=3, height=2.6, sharex=True) as panels:
 # The same facts in one batch, for those editors that can take them so:
 
 # %% tags=["hide-input"]
-once = grids.table(lab, sequence.at_once(scale, made), benches)
+once = grids.table(lab, sequence.at_once(scale, made, z), benches)
 
 
 def ends(name, score):
@@ -494,7 +496,7 @@ plot.table(
 # *freely* about the subject, on what topic it likes, and comes to state an object of this relation at all: which one? The last is read off the texts by exact words: every phrasing of the relation that the world knows, with the subject's name.
 
 # %%
-looks = critique.table(lab, made, benches)
+looks = critique.table(lab, made, benches, z)
 
 # %% tags=["hide-input"]
 after = [row.values["methods"] for row in looks]

@@ -147,7 +147,7 @@ def test_numbers_for_prose(wide):
     assert found["field.zsre.ROME.S_tokens"].value == pytest.approx(mean)
     assert found["field.FT-L.value"].value == METHODS["FT-L"].values[1]
     assert found["field.FT-L.value"].unit == "radius" and "field.ROME.100.S" not in found
-    assert field.results(Store(store.live / "empty"), "smoke") == {} == field.results(store, "paper")
+    assert field.results(Store(store.live / "empty"), "smoke") == {} == field.results(store, "elsewhere")
 
 
 def test_a_missing_row_is_computed_only_where_there_are_no_records(wide, tmp_path, monkeypatch):
@@ -223,7 +223,7 @@ def test_evidence_by_hand(wide):
         )
     assert readers.EVIDENCE.keys() <= claims.CLAIMS.keys()
     for claim in set(readers.EVIDENCE) - {"memit.17"}:
-        assert readers.EVIDENCE[claim](store, "paper") == []
+        assert readers.EVIDENCE[claim](store, "elsewhere") == []
         for each in readers.EVIDENCE[claim](store, "smoke"):
             assert claims.verdict(claims.CLAIMS[claim], each, "smoke").seeds == 3
 

@@ -301,7 +301,7 @@ def test_evidence_on_reversed_facts(monkeypatch):
 
 def test_numbers_for_prose(rows, monkeypatch):
     lab, row, _ = rows
-    assert implications.results(lab.store, "smoke") == {} == implications.results(lab.store, "paper")
+    assert implications.results(lab.store, "smoke") == {} == implications.results(lab.store, "elsewhere")
     monkeypatch.setattr(implications, "settings", lambda scale, seed=0, **_: replace(S, seed=seed))
     found = implications.results(lab.store, "smoke")
     ways = row.values["ways"]

@@ -20,6 +20,7 @@ from kemem.studies import factual, knowing, tracing
 from kemem.studies.knowing import Answered
 from kemem.studies.lab import Lab
 from kemem.studies.questions import draw
+from kemem.studies.sources import Told
 from kemem.world import RELATIONS, Fact
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -239,7 +240,7 @@ def test_traced_facts_are_told_of_the_tuning_part_and_said_in_full(read, traced)
         assert tokens[mine] <= 0.5 * tokens.total()
     assert traced.values["asked"] + traced.values["left_out"] == len(world.facts(part="tuning"))
     assert 5 <= traced.values["known"] <= traced.values["asked"]
-    kept, out = tracing.telling(tok, world, 1.0, 0)
+    kept, out = tracing.telling(tok, Told(world), 1.0, 0)
     assert (len(kept), out) == (len(tuning), 0)
 
 
@@ -351,7 +352,7 @@ def test_results_are_the_rows_numbers(monkeypatch, here, asked, traced):
     assert found["tracing.known"] == 100 * traced.values["known"] / traced.values["asked"]
     assert found["tracing.pairing"] >= 0
     for module in (knowing, tracing):
-        assert module.results(here.store, "paper") == {}
+        assert module.results(here.store, "elsewhere") == {}
         assert module.results(Store(here.store.live / "empty"), "smoke") == {}
 
 

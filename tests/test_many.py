@@ -152,7 +152,7 @@ def test_networks_are_trained_once(benches):
 
 def test_references_tell_of_others_with_the_new_object(benches):
     at, requests = benches.at(SMALL), benches.requests(SMALL)
-    found = many.references(at.world, requests)
+    found = at.source.references(requests)
     for r in requests:
         of = [f for f in at.world.facts(relation=r.relation) if r.new in f.objects and f.subject != r.subject]
         assert len(found[r.relation, r.new]) == min(4, len(of))

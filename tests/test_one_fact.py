@@ -401,7 +401,7 @@ def test_settings_by_scale():
         one_target.settings("smoke", seed=3), weight=0.5
     )
     with pytest.raises(BadInput, match="scales"):
-        single_edits.settings("paper")
+        single_edits.settings("elsewhere")
 
 
 def results(store, scale):
@@ -444,7 +444,7 @@ def test_numbers_for_prose(rows, monkeypatch):
     for name, result in found.items():
         assert isinstance(result, Result) and math.isfinite(result.value)
         assert result.provenance["digest"] == rows[origins[name.split(".")[0]]].digest
-    assert results(store, "paper").keys() == {n for n in found if n.startswith("association")}
+    assert results(store, "elsewhere").keys() == {n for n in found if n.startswith("association")}
 
 
 def test_rows_are_plain_json(rows):

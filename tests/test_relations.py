@@ -379,7 +379,7 @@ def test_rows_of_a_scale_from_the_run_to_the_verdict(rows, monkeypatch):
     lab, found = rows
     monkeypatch.setattr(relations, "settings", lambda scale, seed=0, **_: GRID)
     (again,) = relations.finished(lab.store, "smoke")
-    assert again == found[0] and relations.finished(lab.store, "paper") == ()
+    assert again == found[0] and relations.finished(lab.store, "elsewhere") == ()
     (names, _, y), own = relations.table(found), found[0].alone["MEMIT"]
     assert len(names) == 2 and y.tolist() == [own[n].values["after"]["S"] for n in names]
     for name, each in own.items():

@@ -274,7 +274,9 @@ def test_results_name_what_prose_may_quote(tmp_path, monkeypatch, stored):
     assert told["capacity.all.left"].value == pytest.approx(7.0) == told["capacity.n 7.left"].value
     assert told["capacity.n 2.unwritten"].value == pytest.approx(20.0) and told["capacity.rank"].value == 3.0
     assert told["capacity.n 2.left"].provenance["digest"] == found.capacity.digest
-    assert thousands.results(Store(tmp_path / "empty"), "smoke") == {} == thousands.results(store, "paper")
+    assert (
+        thousands.results(Store(tmp_path / "empty"), "smoke") == {} == thousands.results(store, "elsewhere")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +319,7 @@ def test_evidence_on_claims_7_and_12(three):
         (math.log(50 / 3),) * 3
     )
     assert verdict(CLAIMS["memit.12"], twelve, "smoke").verdict == "holds"
-    assert says.EVIDENCE["memit.12"](three, "paper") == []
+    assert says.EVIDENCE["memit.12"](three, "elsewhere") == []
 
 
 def test_without_a_row_or_a_number_there_is_no_evidence(tmp_path, monkeypatch, three):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,18 +15,20 @@ from kemem.memory import Memories
 from kemem.studies import factual
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import Pretraining
+from kemem.studies.sources import Source, Told
 from kemem.world import World
 
 ROOM = 2**24  # requests x layers x memories that a search holds at once on an accelerator, or a little more
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bench:
-    """A model to edit. Nothing in it changes from edit to edit but `targets`."""
+    """A model to edit. Nothing in it changes from edit to edit but `targets` and what else was measured by then."""
 
     model: nn.Module
     tok: Any
-    world: World
+    source: Source
+    """Where facts come from."""
     templates: tuple[str, ...]
     moments: Moments
     rows: list[list[int]] = field(default_factory=list)
@@ -39,6 +41,23 @@ class Bench:
     """Requests whose targets are searched for together."""
     read: int = 64
     """Texts that are scored together."""
+    where: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Layers of editors that write others than they are given."""
+
+    @property
+    def world(self) -> World:
+        """The world that the facts are of; refused where they are records."""
+        if not isinstance(self.source, Told):
+            raise BadInput(
+                "expected facts of a world, with a table of all that is true; got records; take others."
+            )
+        return self.source.world
+
+    def measure(self, layers: Sequence[int]) -> None:
+        """Adds the moments of layers that were not measured yet."""
+        if missing := sorted(set(layers) - set(self.moments.of)):
+            found = editing.key_moments(self.model, self.rows, missing)
+            self.moments = Moments({**self.moments.of, **found.of}, found.tokens)
 
 
 def opened(
@@ -52,15 +71,16 @@ def opened(
 ) -> Bench:
     """The model, contexts of its own, and the second moments of its keys on `texts` documents of its world."""
     net, tok = factual.model(lab, model, dtype=dtype)
-    world = factual.world(model)
-    rows = list(editing.text_rows(tok, world.documents(texts), texts, model.setup.length))
-    return made(net, tok, world, layers, rows, seed=seed, batch_size=lab.batch_size)
+    source = factual.source(model)
+    rows = list(editing.text_rows(tok, source.texts(texts), texts, model.setup.length))
+    at = made(net, tok, source, layers, rows, seed=seed, batch_size=lab.batch_size)
+    return replace(at, where=factual.where(model))
 
 
 def made(
     net: nn.Module,
     tok: Any,
-    world: World,
+    source: Source,
     layers: Sequence[int],
     rows: list[list[int]],
     *,
@@ -70,7 +90,7 @@ def made(
     """The same of a model that is open already. rows: of token ids, over which moments are measured."""
     requests, read = together(net, batch_size)
     return Bench(
-        net, tok, world, editing.sampled(net, tok, seed=seed),
+        net, tok, source, editing.sampled(net, tok, seed=seed),
         editing.key_moments(net, rows, layers, batch_size=batch_size or 16), rows, requests=requests, read=read,
     )  # fmt: skip
 
@@ -93,7 +113,7 @@ def known(
     at: Bench, part: str, asked: int | None, wanted: int, *, seed: int = 0, relation: str | None = None
 ) -> tuple[list[Request], int]:
     """The first `wanted` requests whose fact the model says by itself, unedited; and of how many it does."""
-    kept = said(at, editing.requests(at.world.counterfact(asked, seed, part=part, relation=relation)))
+    kept = said(at, at.source.requests(asked, seed, part=part, relation=relation))
     if len(kept) < wanted:
         raise BadInput(
             f"expected {wanted} {part} facts that the model knows; got {len(kept)} of {asked}; ask for fewer."
@@ -102,7 +122,12 @@ def known(
 
 
 def said(at: Bench, requests: Sequence[Request]) -> list[Request]:
-    """Those whose fact the model says by itself, if they have paraphrases and neighbours to be scored by."""
+    """Those whose fact the model says by itself, if they have paraphrases and neighbours to be scored by.
+
+    Of records all that have: Meng et al. 2023 do not ask what the model knows.
+    """
+    if not at.source.asks:
+        return [r for r in requests if r.neighbours and r.paraphrases]
     found = editing.generated_success(
         at.model, at.tok, [replace(r, new=r.true) for r in requests], batch_size=at.read
     )

@@ -263,6 +263,7 @@ def algorithm(benches: Benches, s: Many, write: Written, *parts: Callable[..., A
         edit = editor(s)(at.model, at.tok, requests, at.moments, templates=at.templates, targets=z)
         own = value_deltas(memories, found)
         whole_range = tuple(range(s.layers[-1] + 1))
+        at.measure(whole_range)
         ranges = {"critical": s.layers, "highest": s.layers[-1:], "all up to it": whole_range}
         return {
             "facts": len(requests), "restored": same,

@@ -25,6 +25,7 @@ from kemem.studies.bench import Bench
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import blocks, read
+from kemem.studies.sources import Told
 from kemem.world import World
 
 MIXTURE = "mixture"
@@ -98,7 +99,7 @@ class Stages:
             self._benches.clear()
             net, tok = self.model(step)
             layers = range(self.of.model.setup.layers)
-            self._benches[step] = bench.made(net, tok, self.world, layers, self.ordinary, seed=self.of.seed)
+            self._benches[step] = bench.made(net, tok, Told(self.world), layers, self.ordinary, seed=self.of.seed)
         return self._benches[step]
 
     @cached_property

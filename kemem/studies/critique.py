@@ -27,7 +27,7 @@ from kemem.studies.field import Field, Setting, Settings
 from kemem.studies.lab import Lab, Result
 from kemem.studies.many import NONE, Benches, Many
 from kemem.studies.setup import blocks
-from kemem.studies.wording import PARAPHRASES, STATED, distance, rephrased, said_first, statement
+from kemem.studies.wording import PARAPHRASES, STATED, distance, rephrased, said_first, stating
 
 STUDY, VERSION = "critique", 2
 CHAPTER = "14_field"
@@ -55,6 +55,7 @@ class Critique:
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"nearest": 3, "others": 40, "length": 48},
     "gpu": {"others": 2000},
+    "paper": {"length": 100},
 }
 
 
@@ -133,7 +134,7 @@ def asker(
         for kind, pairs in near.pairs.items()
         if pairs
     }
-    patterns = [statement(at.world, r) for r in requests]
+    patterns = [stating(at, r) for r in requests]
 
     def ask(model: nn.Module) -> dict[str, Any]:
         scores = usual(model)

@@ -22,9 +22,34 @@ from kemem.errors import BadInput
 from kemem.studies import checkpoints
 from kemem.studies.lab import Lab
 from kemem.studies.pretraining import LAPTOP, Pretraining, small_card
-from kemem.studies.setup import WORDS
+from kemem.studies.setup import WORDS, Setup
+from kemem.studies.sources import Published, Records, Source, Told
 from kemem.world import World
 
+GPT_J = Published(
+    Setup(
+        corpus="hub:wikipedia:limit=4000", tokenizer="EleutherAI/gpt-j-6b", vocabulary=50_400, family="gptj",
+        layers=28, width=4096, memories=16_384, heads=16, length=2048, rows=1, steps=1, learning_rate=0.0,
+        weight_decay=0.0,
+    ),
+    stages=(1.0,), held_out=100_000, facts=0, prompts=(), name="EleutherAI/gpt-j-6b", critical=tuple(range(3, 9)),
+    where=(
+        ("ROME", (5,)), ("r-ROME", (5,)), ("EMMET", (5,)), ("FT", (21,)), ("FT-M", (21,)), ("FT-W", (21,)),
+        ("FT-L", (0,)),
+    ),
+)  # fmt: skip
+"""As Meng et al. 2023 edited it; the setup tells its shape and its text, and of training nothing."""
+GPT2_XL = replace(
+    GPT_J,
+    setup=GPT_J.setup.with_(
+        tokenizer="openai-community/gpt2-xl", vocabulary=50_257, family="gpt2", layers=48, width=1600, memories=6400,
+        heads=25, length=1024,
+    ),
+    name="openai-community/gpt2-xl", critical=tuple(range(13, 18)), weight=20_000.0,
+    where=(("ROME", (17,)), ("r-ROME", (17,)), ("FT", (1,)), ("FT-M", (1,)), ("FT-W", (1,)), ("FT-L", (0,))),
+)  # fmt: skip
+"""By the released settings; the paper prints no result of it with MEMIT."""
+PUBLISHED = {model.name: model for model in (GPT_J, GPT2_XL)}
 SCALES: dict[str, Pretraining] = {
     # float64, so that rounded outputs are the same on every processor
     "smoke": Pretraining(
@@ -51,6 +76,7 @@ SCALES: dict[str, Pretraining] = {
         ),
         stages=(1.0,), held_out=200_000, facts=1000, prompts=(),
     ),
+    "paper": GPT_J,
 }  # fmt: skip
 
 SMALL_CARD = Pretraining(
@@ -66,12 +92,26 @@ SMALLER = {"gpu": SMALL_CARD}
 MEMORIES = 512  # of a layer of the laptop's model, on which weights of the old memory were first tried
 
 
-def settings(scale: str, *, seed: int = 0, device: str | None = None) -> Pretraining:
-    """The model at a scale. device: where it will run; a small card gets a smaller model, with rows of its own."""
+def settings(scale: str, *, seed: int = 0, device: str | None = None, name: str | None = None) -> Pretraining:
+    """The model at a scale. device: where it will run; a small card gets a smaller model, with rows of its own.
+
+    name: one of PUBLISHED, where the scale has published models.
+    """
     if scale not in SCALES:
         raise BadInput(f"the model of facts has sizes at the scales {', '.join(SCALES)}; got {scale!r}.")
     base = SMALLER[scale] if scale in SMALLER and small_card(device) else SCALES[scale]
+    if name is not None:
+        if not isinstance(base, Published) or name not in PUBLISHED:
+            raise BadInput(
+                f"expected one of {', '.join(PUBLISHED)}, at the scale paper; got {name!r} at {scale}."
+            )
+        base = PUBLISHED[name]
     return replace(base, setup=base.setup.with_(seed=seed), seed=seed)
+
+
+def chosen(lab: Lab, *, seed: int = 0) -> Pretraining:
+    """The model of a chapter: of its scale, its card and its parameter `model`."""
+    return settings(lab.scale, seed=seed, device=lab.card, name=lab.parameters.get("model"))
 
 
 def critical(s: Pretraining) -> tuple[int, ...]:
@@ -80,6 +120,8 @@ def critical(s: Pretraining) -> tuple[int, ...]:
     On the laptop tracing names the lowest of six, and edits of it and the next take best. Meng et al. 2023 write from
     a tenth to a third of the way up GPT-J. What other layers do is a sweep of chapter 13.
     """
+    if isinstance(s, Published):
+        return s.critical
     return tuple(range(math.ceil(s.setup.layers / 3)))
 
 
@@ -91,8 +133,11 @@ def last(s: Pretraining, count: int = 3) -> tuple[int, ...]:
 def weighed(s: Pretraining, values: Sequence[float]) -> tuple[float, ...]:
     """Weights of the old memory as they are tried on MEMORIES memories a layer, for as many as this model has.
 
-    An ordinary key has k^T C^-1 k = M, so that a weight acts by its ratio to the number of memories.
+    An ordinary key has k^T C^-1 k = M, so that a weight acts by its ratio to the number of memories. Of a published
+    model nothing is tried: its own weight.
     """
+    if isinstance(s, Published):
+        return (s.weight,)
     return tuple(x * s.setup.memories / MEMORIES for x in values)
 
 
@@ -102,6 +147,28 @@ def model(lab: Lab, s: Pretraining, *, dtype: str | None = None) -> tuple[nn.Mod
     return found, tok
 
 
+def where(s: Pretraining) -> dict[str, tuple[int, ...]]:
+    """Layers of editors that were published with others than MEMIT's; of our own models of none."""
+    return dict(s.where) if isinstance(s, Published) else {}
+
+
+def has_table(s: Pretraining) -> bool:
+    """Whether what is true is known, of every subject: as of a world, and not of records."""
+    return not isinstance(s, Published)
+
+
+NO_TABLE = "records hold a fact and no table of all that is true: left out at this scale"
+
+
 def world(s: Pretraining) -> World:
-    """The world that the model has read of."""
+    """The world that the model has read of. Refused where there is none, only records."""
+    if isinstance(s, Published):
+        raise BadInput(
+            f"expected a model of a world, with its table of facts; got {s.name} and records; take another scale."
+        )
     return next(corpora.world(part)[0] for part in specs(s.setup.corpus) if part.scheme == "world")
+
+
+def source(s: Pretraining) -> Source:
+    """Where the model's facts come from."""
+    return Records(s) if isinstance(s, Published) else Told(world(s))

@@ -72,6 +72,8 @@ class Field:
     """Values of each method at most, at even distances among those it has."""
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of methods whose values are not those of METHODS."""
+    clamps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Likewise of their clamps."""
     switched: int | None = None
     """Facts on which released defects are switched; None: the largest count."""
     names: tuple[str, ...] = tuple(METHODS)
@@ -105,6 +107,17 @@ SIZES: dict[str, dict[str, Any]] = {
         "counts": (1, 16, 64, 128, 1024, 10_000), "few": (1, 64, 1024), "one_by_one": 128, "zsre": 256,
         "switched": 1000, "chunk": 128, "mend_rank": 256, "mend_asked": 2000, "mend_skipped": 512, "tried": 4,
         "names": ("MEMIT", "PMET", "EMMET", "AlphaEdit", "ROME", "FT", "FT-W", "MEND"), "texts": 10_000, "seeds": (0,),
+    },
+    # as published for GPT-J: one value of each editor, at the layers of its authors; MEND's networks are trained here
+    "paper": {
+        "counts": (1, 10, 100, 1000, 10_000), "few": (1, 100, 1000), "tuning": 100, "least": 100, "one_by_one": 100,
+        "zsre": 500, "switched": 1000, "chunk": 128, "mend_rank": 1920, "mend_asked": 3000, "mend_skipped": 512,
+        "tried": 1, "texts": 4000, "seeds": (0,),
+        "values": {
+            "MEMIT": (15_000.0,), "PMET": (6000.0,), "EMMET": (10_000.0,), "AlphaEdit": (10.0,), "ROME": (4.0,),
+            "r-ROME": (4.0,), "FT": (5e-4,), "FT-L": (5e-5,), "FT-W": (5e-4,), "FT-M": (5e-4,), "MEND": (1e-5,),
+        },
+        "clamps": dict.fromkeys(CLAMPED, (0.75,)),
     },
 }  # fmt: skip
 WEIGHED = ("MEMIT", "PMET", "EMMET")
@@ -161,13 +174,15 @@ def tuning(z: Field, count: int | None = None) -> dict[tuple[str, Setting], Many
     return {
         (name, of): one(z, name, of, count or z.tuning, part="tuning", blocks=1)
         for name in names
-        for of in paired(name, z.tried, z.values.get(name))
+        for of in paired(name, z.tried, z.values.get(name), z.clamps.get(name))
     }
 
 
-def paired(name: str, most: int, values: Sequence[float] | None = None) -> list[Setting]:
+def paired(
+    name: str, most: int, values: Sequence[float] | None = None, clamps: Sequence[float] | None = None
+) -> list[Setting]:
     """At most so many settings of a method: its values; of one that sets targets, each value with each clamp."""
-    clamps = METHODS[name].clamps or (1.0,)
+    clamps = clamps or METHODS[name].clamps or (1.0,)
     return [
         Setting(value, x)
         for x in clamps

@@ -102,7 +102,7 @@ def measured(benches: Benches, s: Hardness) -> Row:
 
 def counted(at: Bench, part: str, seed: int) -> dict[str, int]:
     """Facts that the model says by itself, by relation."""
-    asked = editing.requests(at.world.counterfact(None, seed, part=part))
+    asked = at.source.requests(None, seed, part=part)
     return dict(sorted(Counter(r.relation or "" for r in bench.said(at, asked)).items()))
 
 

@@ -10,7 +10,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,20 +18,17 @@ from torch import nn
 
 from kemem import corpora, models
 from kemem.corpora import specs
-from kemem.editing.places import leading
-from kemem.evaluation import encode
 from kemem.runs import Row, Store
 from kemem.studies import factual
+from kemem.studies.answering import OUTCOMES, Answered, Recorded, answered, named
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.questions import draw
-from kemem.studies.tracing import greedy
 from kemem.world import RELATIONS, Fact, World
 
 STUDY, VERSION = "knowing", 1
 CHAPTER = "11_knowledge_base"
 GROUPS = ("told", "implied", "held_out")
-OUTCOMES = ("right", "true too", "same type", "something else")
 QUARTILES = 4
 
 
@@ -60,29 +56,22 @@ def settings(scale: str, *, seed: int = 0, model: Pretraining | None = None) -> 
     return Knowing(model or factual.settings(scale, seed=seed), seed=seed, **SIZES.get(scale, {}))
 
 
-@dataclass(frozen=True)
-class Answered:
-    """What a model said to a fact in each of its phrasings, and what that is: one of OUTCOMES."""
-
-    fact: Fact
-    said: tuple[str, ...]
-    outcomes: tuple[str, ...]
-
-    @property
-    def right(self) -> tuple[bool, ...]:
-        return tuple(outcome == "right" for outcome in self.outcomes)
-
-
 def run(lab: Lab, s: Knowing) -> Row:
     """The row: shares of right answers, of like ones, and of what the wrong ones are."""
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         model, tok = factual.model(lab, s.model)
+        size, parameters = lab.batch_size or 128, sum(p.numel() for p in model.parameters())
+        if not factual.has_table(s.model):
+            start = time.perf_counter()
+            found = recalled(s, model, tok, batch_size=size)
+            provenance |= {"asking_seconds": time.perf_counter() - start, "table_seconds": 0.0}
+            return {**found, "parameters": parameters}
         world, documents = factual.world(s.model), told_in(s.model)
         asked = {group: sampled(facts, getattr(s, group if group != "told" else "facts"))
                  for group, facts in grouped(world).items()}  # fmt: skip
         start = time.perf_counter()
-        found = {g: ask(model, tok, world, own, batch_size=lab.batch_size or 128) for g, own in asked.items()}
+        found = {g: ask(model, tok, world, own, batch_size=size) for g, own in asked.items()}
         provenance["asking_seconds"] = time.perf_counter() - start
         told = grouped(world)["told"]
         start = time.perf_counter()
@@ -99,7 +88,7 @@ def run(lab: Lab, s: Knowing) -> Row:
             "table": shares,
             "cells": cells,
             "follows": math.fsum(len(world.implied(fact)) for fact in asked["told"]) / len(asked["told"]),
-            "parameters": sum(p.numel() for p in model.parameters()),
+            "parameters": parameters,
             "examples": examples(found, s.examples),
         }  # fmt: skip
 
@@ -122,36 +111,39 @@ def sampled(facts: Sequence[Fact], count: int) -> list[Fact]:
 def ask(
     model: nn.Module, tokenizer: Any, world: World, facts: Sequence[Fact], *, batch_size: int = 128
 ) -> list[Answered]:
-    """Asks for each fact in every phrasing that ends with its object, and lets the model go on greedily.
-
-    An answer is right if its first tokens are those of " " + object, however the text goes on.
-    """
-    if not facts:
-        return []
-    spans = [
-        [encode(tokenizer, fact.prompt(k), f" {fact.object}", start=leading(tokenizer))
-         for k in range(len(fact.row.cloze))]
-        for fact in facts
-    ]  # fmt: skip
+    """What the model answers to facts of a world; others than the right one by their type."""
     names = of_type(world)
-    flat = [span for own in spans for span in own]
-    longest = 1 + max(len(span.target) for span in flat)  # what follows tells where a name ends
-    written = iter(greedy(model, [span.prompt for span in flat], longest, batch_size=batch_size))
-    found = []
-    for fact, own in zip(facts, spans, strict=True):
-        said, outcomes, type_ = [], [], names[fact.row.object]
-        for span in own:
-            ids = next(written)
-            if tuple(ids[: len(span.target)]) == span.target:
-                answer, what = fact.object, "right"
-            else:
-                answer = named(tokenizer.decode(ids), type_)
-                alike = "same type" if answer in type_ else "something else"
-                what = "true too" if true_too(world, fact, answer) else alike
-            said.append(answer)
-            outcomes.append(what)
-        found.append(Answered(fact, tuple(said), tuple(outcomes)))
-    return found
+
+    def judged(fact: Fact, text: str) -> tuple[str, str]:
+        answer = named(text, type_ := names[fact.row.object])
+        alike = "same type" if answer in type_ else "something else"
+        return answer, "true too" if true_too(world, fact, answer) else alike
+
+    return answered(model, tokenizer, facts, judged, batch_size=batch_size)
+
+
+def recalled(s: Knowing, model: nn.Module, tokenizer: Any, *, batch_size: int) -> dict[str, Any]:
+    """The row's values where facts are of records: what is true of the same, nothing of what only a table tells."""
+    requests = factual.source(s.model).requests(None, 0)
+    every = [
+        Recorded(r.subject, r.relation or "none", r.true or "", (r.text, *r.paraphrases[:2]))
+        for r in requests
+    ]
+    names: dict[str, set[str]] = defaultdict(set)
+    for fact in every:
+        names[fact.relation].add(fact.object)
+
+    def judged(fact: Recorded, text: str) -> tuple[str, str]:
+        answer = named(text, names[fact.relation])
+        return answer, "same type" if answer in names[fact.relation] else "something else"
+
+    facts = sorted(every, key=lambda fact: draw(fact.subject, fact.relation))[: s.facts]
+    found = answered(model, tokenizer, facts, judged, batch_size=batch_size)
+    return {
+        "groups": {"told": summary(found)}, "kinds": {"told": by_kind(found), "held_out": {}}, "quartiles": [],
+        "documents": 0, "table": {"cells": {}, "with rules": {}}, "cells": 0, "follows": 0.0,
+        "examples": examples({"told": found, "held_out": []}, s.examples),
+    }  # fmt: skip
 
 
 def of_type(world: World) -> dict[str, set[str]]:
@@ -163,15 +155,6 @@ def of_type(world: World) -> dict[str, set[str]]:
         for fact in world.facts(split, stated=None):
             found[fact.row.object].update(fact.objects)
     return found
-
-
-def named(text: str, names: AbstractSet[str]) -> str:
-    """The longest of the names with which a text begins, as whole words; else its words up to a stop or comma."""
-    text = text.strip()
-    begins = [
-        name for name in names if text.startswith(name) and not text[len(name) : len(name) + 1].isalnum()
-    ]
-    return max(begins, key=len) if begins else text.split(".")[0].split(",")[0].strip()
 
 
 def true_too(world: World, fact: Fact, answer: str) -> bool:

@@ -29,11 +29,13 @@ from kemem.studies.lab import Lab
 from kemem.studies.methods import ATTENTION, METHODS, Editor, Trained
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.setup import blocks
-from kemem.world import World
 
 STUDY, VERSION = "many_edits", 1
 RECORDS = ("counterfact", "zsre")
 NONE = "none"  # the method that writes nothing
+MOMENTS = (
+    2**33
+)  # bytes that moments of all layers may take; of larger models those are measured that are asked for
 SHOWN = (*SUCCESS, "NS+", "EM", "PM", "NM", "rewrite_acc", "paraphrase_acc", "neighbourhood_acc", *TOKENS)
 
 
@@ -83,11 +85,14 @@ class Benches:
 
     def at(self, s: Many) -> Bench:
         key = (s.model, s.texts, s.dtype, s.seed)
-        layers = tuple(range(s.model.setup.layers))
+        setup = s.model.setup
+        whole = 8 * setup.layers * setup.memories**2 <= MOMENTS  # all layers in one pass, where there is room
+        layers = range(setup.layers) if whole else s.layers
         if key not in self.kept:
             self.kept[key] = bench.opened(
                 self.lab, s.model, layers, texts=s.texts, dtype=s.dtype, seed=s.seed
             )
+        self.kept[key].measure(layers)
         return self.kept[key]
 
     def requests(self, s: Many) -> list[Request]:
@@ -108,7 +113,7 @@ class Benches:
 def counterfact(at: Bench, s: Many) -> list[Request]:
     """Known facts, of all relations in a drawn order, or of the given ones by turns."""
     each = [
-        bench.said(at, editing.requests(at.world.counterfact(None, s.seed, part=s.part, relation=relation)))
+        bench.said(at, at.source.requests(None, s.seed, part=s.part, relation=relation))
         for relation in s.relations or (None,)
     ]
     return spread(r for turn in zip(*each, strict=False) for r in turn)
@@ -116,10 +121,9 @@ def counterfact(at: Bench, s: Many) -> list[Request]:
 
 def zsre(at: Bench, s: Many) -> list[Request]:
     """Questions on entities that no document of the model named; their answers are true, and new to it."""
-    found = editing.requests(at.world.zsre(None, s.seed, split="held_out"))
     if s.relations:
         raise BadInput("expected questions of all relations; got some named; leave them out.")
-    return spread(editing.without_conflicts(found, keep="first"))
+    return spread(editing.without_conflicts(at.source.questions(s.seed), keep="first"))
 
 
 def spread(requests: Iterable[Request]) -> list[Request]:
@@ -231,20 +235,9 @@ def texts(at: Bench, requests: Sequence[Request]) -> dict[str, Any] | None:
     if not requests:
         return None
     found = editing.generate(
-        at.model, at.tok, requests, references=references(at.world, requests), batch_size=at.read
+        at.model, at.tok, requests, references=at.source.references(requests), batch_size=at.read
     )
     return found.summary()
-
-
-def references(world: World, requests: Sequence[Request]) -> dict[tuple[str, str], list[str]]:
-    """What is told of others of whom the new object is true: of each relation and object up to four passages."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for r in requests:
-        fact = world.fact(r.subject, r.relation or "")
-        if fact is not None and (r.relation, r.new) not in found:
-            near = world.neighbours(fact, r.new)[:4]
-            found[fact.relation, r.new] = [text for f in near for text in world.passages(f.subject)]
-    return found
 
 
 @dataclass

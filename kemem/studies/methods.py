@@ -107,7 +107,7 @@ def networks(lab: Lab, at: Bench, s: Trained) -> Networks:
         if folder.is_dir():
             return Networks.load(folder).to(next(at.model.parameters()).device)
         made = Networks.of(at.model, s.layers, rank=s.rank, seed=s.seed)
-        requests = editing.requests(at.world.counterfact(s.asked, s.seed, part="tuning"))[s.skipped :]
+        requests = at.source.requests(s.asked, s.seed, part="tuning")[s.skipped :]
         text = blocks(lab, s.model.setup, s.model.setup.corpus, "train", limit=200_000)
         told = lab.progress
         editing.train_(
@@ -133,4 +133,7 @@ def made(
         if of is None:
             raise BadInput("expected how MEND's networks are trained; got nothing; give `Trained` settings.")
         return MEND(networks(lab, at, of))
+    layers = at.where.get(name, layers)
+    if method.clamps or method.one_by_one:  # what gradients write needs no moments
+        at.measure(layers)
     return method.make(layers, value, at.moments, Search(clamp=clamp))

@@ -57,7 +57,9 @@ def settings(
 ) -> Target:  # fmt: skip
     """weight: lambda of the edit that is looked at, by default the middle one of those that are tried."""
     of = single_edits.settings(scale, seed=seed, dtype=dtype, model=model)
-    return Target(of, of.weights[1] if weight is None else weight, seed=seed, **SIZES.get(scale, {}))
+    return Target(
+        of, of.weights[len(of.weights) // 2] if weight is None else weight, seed=seed, **SIZES.get(scale, {})
+    )
 
 
 def run(lab: Lab, s: Target) -> Row:

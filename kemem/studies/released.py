@@ -62,7 +62,7 @@ def released_settings(z: Field, made: Settings, *, seed: int = 0) -> Released:
 
 def switches(lab: Lab, at: Bench, s: Released) -> dict[str, Callable[..., Edit]]:
     """The editors by what is switched."""
-    net, layer, rate = methods.networks(lab, at, s.mend), s.facts.layers[-1], s.rates[0]
+    net, layer, rate = methods.networks(lab, at, s.mend), alone(at, s, "FT-W"), s.rates[0]
     return {
         "FT-W as described": FineTune.ft_w(layer, rate=rate),
         "FT-W, the whole block": FineTune.ft_w(layer, rate=rate, part="block"),
@@ -73,6 +73,11 @@ def switches(lab: Lab, at: Bench, s: Released) -> dict[str, Callable[..., Edit]]
         "MEND, the loss of a chunk": MEND(net, "all", "chunk", s.chunk),
         "MEND as released": MEND(net, "last", "chunk", s.chunk),
     }
+
+
+def alone(at: Bench, s: Released, name: str) -> int:
+    """The layer that an editor of one layer writes."""
+    return at.where.get(name, s.facts.layers)[-1]
 
 
 def released(benches: Benches, s: Released) -> Row:
@@ -89,7 +94,7 @@ def released(benches: Benches, s: Released) -> Row:
         requests, several = every[: s.facts.count], long(at, every)[: s.facts.count]
         editors = switches(lab, at, s)
         losses = {
-            name: make(s.facts.layers[-1], rate=s.rates[1])
+            name: make(alone(at, s, name), rate=s.rates[1])
             for name, make in (("FT", FineTune.ft), ("FT-M", FineTune.ft_m))
         }
         return {

@@ -28,6 +28,7 @@ from kemem.studies.critique import bare_keys
 from kemem.studies.editability import Setting
 from kemem.studies.notions import lengths
 from kemem.studies.nulls import within
+from kemem.studies.sources import Told
 
 STUDY, VERSION = "rescaling", 1
 AS_TRAINED, LEVEL, RANDOM = WEIGHTS = ("as trained", "all used alike", "at random")
@@ -64,7 +65,7 @@ def run(stages: Stages, s: Rescaling) -> Row:
         # a model of its own, in float64: what is exactly alike should look so
         net, tok = stages.model(s.step)
         net.double()
-        at = bench.made(net, tok, stages.world, s.setting.layers, stages.ordinary, seed=s.of.seed)
+        at = bench.made(net, tok, Told(stages.world), s.setting.layers, stages.ordinary, seed=s.of.seed)
         facts = stages.facts(s.count)
         own = stages.rows(MIXTURE)[0]
         usage = entropy.measure(net, own, length=own.length, next_token=False).usage
@@ -76,7 +77,7 @@ def run(stages: Stages, s: Rescaling) -> Row:
                     p.copy_(weights[key])
                 entropy.reparameterise_(net, own_factors)
             moments = editing.key_moments(net, at.rows, s.setting.layers)
-            again = Bench(net, tok, at.world, at.templates, moments, at.rows)
+            again = Bench(net, tok, at.source, at.templates, moments, at.rows)
             seen[name] = Look(stages, again, facts, s)
             if stages.lab.progress is not None:
                 stages.lab.progress(len(seen), 3, f"weights {name}")

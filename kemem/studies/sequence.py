@@ -64,6 +64,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "laptop": {"batch": 24, "marks": (24, 72, 144, 312), "names": NAMES},
     "smoke": {"batch": 2, "marks": (2, 4), "names": ("MEMIT", "ROME")},
     "gpu": {"batch": 128, "marks": (128, 256, 512, 1024), "names": NAMES},
+    "paper": {"batch": 100, "marks": (100, 200, 500, 1000), "names": NAMES},
 }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kemem.editing import Search
 from kemem.editing.scores import SUCCESS
 from kemem.runs import MissingRow, Row, Store
 from kemem.studies import capacity, factual, many
@@ -24,7 +25,7 @@ CHAPTER = "13_thousands"
 VERSION = many.VERSION
 ROWS = {many.STUDY: many.VERSION, **capacity.ROWS}
 METHOD = "MEMIT"
-SEEDS = {"smoke": (0,), "laptop": (0, 1, 2), "gpu": (0,)}
+SEEDS = {"smoke": (0,), "laptop": (0, 1, 2), "gpu": (0,), "paper": (0,)}
 """Of the draws of facts; the first is live in the chapter."""
 LOAD = 10_000 / 16_384  # facts to memories of a layer, as published
 LIVE = 128  # facts at once that a chapter writes on the reader's machine; more are recorded
@@ -61,7 +62,9 @@ class Thousands:
     """... and clamps that are tried at the best of them."""
     weights: tuple[float, ...] = WEIGHTS
     heavier: tuple[float, ...] = (10.0, 100.0, 300.0, 1000.0)
-    """Weights that are tried at the published load."""
+    """Weights that are tried at the published load; none: the others hold there too."""
+    swept: tuple[str, ...] = ()
+    """Ranges of layers that are written, by their names in `spans`; none named: all."""
     written: int = 8
     texts: int = 2000
     dtype: str | None = None
@@ -80,9 +83,17 @@ SIZES: dict[str, dict[str, Any]] = {
         "tried": METHODS[METHOD].values,
     },
     "gpu": {"counts": (1, 16, 128, 1024, 5000), "least": 128, "most": 10_000, "at": 512, "texts": 10_000},
+    # nothing is tried: weight and clamp are the published ones
+    "paper": {
+        "counts": (1, 10, 100, 1000, 10_000), "least": 100, "most": 10_000, "at": 1000, "texts": 4000, "heavier": (),
+        "clamp": Search().clamp, "clamps": (Search().clamp,),
+        "swept": ("critical", "highest 1", "highest 3", "early", "late", "layer 3", "layer 5", "layer 8"),
+    },
 }  # fmt: skip
 HEAVIER = {"gpu": (100.0, 1000.0)}
 """Weights that are tried at the published load where not those of the laptop; per MEMORIES, as all others."""
+AROUND_ONE = (0.1, 1 / 3, 1.0, 3.0, 10.0)
+"""The sweep of weights where nothing is tried, in published ones."""
 
 
 def settings(
@@ -93,9 +104,10 @@ def settings(
     model: the scale's own unless given. Weights of the old memory are those of the laptop to a memory.
     """
     model = model or factual.settings(scale)
+    tried = factual.weighed(model, METHODS[METHOD].values)
+    around = factual.weighed(model, WEIGHTS) if len(tried) > 1 else [x * tried[0] for x in AROUND_ONE]
     sizes = {
-        "layers": factual.critical(model), "tried": factual.weighed(model, METHODS[METHOD].values),
-        "weights": factual.weighed(model, WEIGHTS),
+        "layers": factual.critical(model), "tried": tried, "weights": tuple(around),
         "heavier": factual.weighed(model, HEAVIER.get(scale, Thousands.heavier)), **SIZES.get(scale, {}),
     }  # fmt: skip
     return Thousands(model, dtype=dtype, seed=seed, **sizes)
@@ -163,11 +175,12 @@ def spans(s: Thousands) -> dict[str, tuple[int, ...]]:
     middle = (layers - wide) // 2
     late = max(0, layers - 1 - wide)
     found = {f"highest {n}": s.layers[-n:] for n in range(1, wide)}
-    return {
+    every = {
         "critical": s.layers, **found, "early": tuple(range(wide)), "middle": tuple(range(middle, middle + wide)),
         "late": tuple(range(late, layers - 1)), "all but the last": tuple(range(layers - 1)),
         **{f"layer {i}": (i,) for i in range(layers)},
     }  # fmt: skip
+    return {name: span for name, span in every.items() if not s.swept or name in s.swept}
 
 
 def layers(s: Thousands, at: Trial) -> dict[str, Many]:
@@ -202,8 +215,13 @@ class Sweeps:
 
     @property
     def published(self) -> Row:
-        """That with as many facts to a memory as published."""
-        return self.scaling[self.load]
+        """That with as many facts to a memory as published, or with all where they are fewer."""
+        return self.scaling.get(self.load, self.scaling[max(self.scaling)])
+
+    @property
+    def heavily(self) -> Row:
+        """The same with what was chosen there."""
+        return self.heavy.get(self.load, self.heavy[max(self.heavy)])
 
     @property
     def rows(self) -> list[Row]:
@@ -228,6 +246,10 @@ def gathered(
     grown = {n: (curve or edited)(m) for n, m in scaling(s, at, room.values["known"]).items()}
     more = {x: edited(m) for x, m in loaded(s, at[1]).items()}
     found = [{key: edited(m) for key, m in grid.items()} for grid in (weights(s, at[1]), layers(s, at))]
+    if not more:  # what was chosen on few facts holds for many
+        return Sweeps(
+            tried, *at, room, grown, *found, s.load, more, {n: r for n, r in grown.items() if n >= s.at}
+        )
     heavier = heavy(s, chosen(more), room.values["known"])
     return Sweeps(tried, *at, room, grown, *found, s.load, more, {n: edited(m) for n, m in heavier.items()})
 
@@ -309,9 +331,9 @@ def results(store: Store, scale: str) -> dict[str, Result]:
         "thousands.clamp": (found.clamp, "lengths of the stream", found.trials[found.weight, found.clamp]),
         "thousands.load": (found.load, "facts", found.published),
         "thousands.heavy.weight": (
-            found.heavy[found.load].settings["value"],
+            found.heavily.settings["value"],
             "keys",
-            found.heavy[found.load],
+            found.heavily,
         ),
         **{f"thousands.{name}": (v[name], "", room) for name in ("known", "subjects", "memories", "width")},
         "thousands.at": (found.layers["critical"].values["facts"], "facts", found.layers["critical"]),

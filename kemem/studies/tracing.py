@@ -20,15 +20,14 @@ from kemem.editing import tracing
 from kemem.editing.effects import KINDS, Restored, Runs, questions, standard_noise
 from kemem.editing.facts import KnownFact
 from kemem.editing.places import leading
-from kemem.editing.readers import known_facts
 from kemem.editing.tracing import Mean, Traces
 from kemem.errors import BadInput
-from kemem.evaluation import encode, evaluating
+from kemem.evaluation import encode_all, evaluating
 from kemem.runs import Row, Store
 from kemem.studies import factual
 from kemem.studies.lab import Lab, Result
 from kemem.studies.pretraining import Pretraining
-from kemem.world import World
+from kemem.studies.sources import Source
 
 STUDY, VERSION = "tracing", 1
 CHAPTER = "11_knowledge_base"
@@ -55,7 +54,11 @@ class Tracing:
     seed: int = 0
 
 
-SIZES = {"smoke": {"facts": 12, "samples": 3, "paired": 2, "noises": 8}, "gpu": {"facts": 300}}
+SIZES = {
+    "smoke": {"facts": 12, "samples": 3, "paired": 2, "noises": 8},
+    "gpu": {"facts": 300},
+    "paper": {"facts": 300},
+}
 
 
 def settings(
@@ -76,7 +79,7 @@ def run(lab: Lab, s: Tracing) -> Row:
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         model, tok = factual.model(lab, s.model)
-        asked, left_out = telling(tok, factual.world(s.model), s.shared, s.seed)
+        asked, left_out = telling(tok, factual.source(s.model), s.shared, s.seed)
         known = said(model, tok, asked, batch_size=lab.batch_size or 128)
         if len(known) < s.facts:
             raise BadInput(
@@ -102,30 +105,31 @@ def run(lab: Lab, s: Tracing) -> Row:
     return lab.store.row(STUDY, VERSION, s, compute, device=models.named_device(lab.device).type)
 
 
-def telling(tok: Any, world: World, shared: float, seed: int) -> tuple[list[KnownFact], int]:
-    """Told facts of the tuning part whose object's first token tells objects apart, and how many have another one.
+def telling(tok: Any, source: Source, shared: float, seed: int) -> tuple[list[KnownFact], int]:
+    """Known facts whose object's first token tells objects apart, and how many have another one.
 
     What is traced is the probability of that token. Where nearly all objects of a relation begin alike, as years of
     one century do, a model that has lost the subject still says it.
     """
     first: dict[str, Counter[int]] = defaultdict(Counter)
     start = leading(tok)
-    for fact in world.facts("trained"):
-        for told in fact.objects:
-            first[fact.relation][encode(tok, fact.prompt(), f" {told}", start=start).target[0]] += 1
-    every = known_facts(world.known_facts(len(world.facts("trained", part="tuning")), seed, part="tuning"))
-    kept = []
-    for each in every:
+    told = list(source.told())
+    for (relation, *_), span in zip(
+        told, encode_all(tok, [(prompt, f" {o}") for _, prompt, o in told], start=start), strict=True
+    ):
+        first[relation][span.target[0]] += 1
+    every, kept = source.known(seed), []
+    spans = encode_all(tok, [(each.prompt, f" {each.attribute}") for each in every], start=start)
+    for each, span in zip(every, spans, strict=True):
         begins = first[each.relation or ""]
-        token = encode(tok, each.prompt, f" {each.attribute}", start=start).target[0]
-        if begins[token] <= shared * begins.total():
+        if begins[span.target[0]] <= shared * begins.total():
             kept.append(each)
     return kept, len(every) - len(kept)
 
 
 def said(model: nn.Module, tok: Any, facts: Sequence[KnownFact], *, batch_size: int) -> list[KnownFact]:
     """Those whose whole object the model says, each token of it the likeliest."""
-    spans = [encode(tok, f.prompt, f" {f.attribute}", start=leading(tok)) for f in facts]
+    spans = encode_all(tok, [(f.prompt, f" {f.attribute}") for f in facts], start=leading(tok))
     longest = max(len(span.target) for span in spans)
     written = greedy(model, [span.prompt for span in spans], longest, batch_size=batch_size)
     return [

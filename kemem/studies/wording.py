@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from kemem.editing import Request
 from kemem.editing.generation import words
 from kemem.studies.bench import Bench
+from kemem.studies.sources import Told
 from kemem.world import World
 from kemem.world.draws import Draws
 from kemem.world.facts import Fact
@@ -19,7 +20,13 @@ STATED = ("new", "true", "another", "none")
 
 # ---------------------------------------------------------------------- in other words
 def rephrased(at: Bench, r: Request, others: Sequence[Request]) -> dict[str, tuple[str, ...]]:
-    """Prompts for the request's fact by kind; a kind is empty where the relation's templates have none of it."""
+    """Prompts for the request's fact by kind; a kind is empty where the relation's templates have none of it.
+
+    Of records there are the prompt itself and its paraphrases.
+    """
+    if not isinstance(at.source, Told):
+        own_words = {"its own prompt": (r.text,), "other words": r.paraphrases}
+        return {kind: own_words.get(kind, ()) for kind in PARAPHRASES}
     fact = at.world.fact(r.subject, r.relation or "")
     assert fact is not None
     own = next(i for i in range(len(fact.row.cloze)) if fact.row.cloze[i][:-1].rstrip() == r.prompt)
@@ -65,6 +72,14 @@ def distance(requests: Sequence[Request], prompts: Sequence[Sequence[str]]) -> f
 
 
 # ---------------------------------------------------------------------- freely
+def stating(at: Bench, r: Request) -> re.Pattern[str]:
+    """Where a text states an object: as `statement` tells in a world; of records where it first names one of both."""
+    if isinstance(at.source, Told):
+        return statement(at.world, r)
+    names = "|".join(re.escape(name) for name in sorted({r.new, r.true or r.new}, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)({names})(?!\w)", re.IGNORECASE)
+
+
 def statement(world: World, r: Request) -> re.Pattern[str]:
     """Where a text states an object of the request's relation of its subject, by name, in any phrasing of the world."""
     fact = world.fact(r.subject, r.relation or "")
