@@ -99,7 +99,9 @@ class Stages:
             self._benches.clear()
             net, tok = self.model(step)
             layers = range(self.of.model.setup.layers)
-            self._benches[step] = bench.made(net, tok, Told(self.world), layers, self.ordinary, seed=self.of.seed)
+            self._benches[step] = bench.made(
+                net, tok, Told(self.world), layers, self.ordinary, seed=self.of.seed
+            )
         return self._benches[step]
 
     @cached_property
