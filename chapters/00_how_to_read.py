@@ -56,6 +56,19 @@
 # `make book` trains the models of this book on your machine. Nothing is downloaded but Python packages. When it is stopped
 # it can be started again, and goes on where it was.
 #
+# ## On a hosted notebook or a rented GPU
+#
+# A machine with a GPU and a shell is enough, Colab's included (there with `!` before each line). Clone the repository, set it up, and run a chapter on the card:
+#
+# ```bash
+# git clone URL kemem && cd kemem        # where you found this book
+# make setup                             # on Debian and Ubuntu after: apt install python3-venv
+# .venv/bin/kemem run 03 --device cuda   # the sizes of a laptop, computed on the card
+# .venv/bin/kemem run 16 --scale gpu     # more text, more facts, longer contexts
+# ```
+#
+# What another chapter would read, compute and need at a scale is said by `kemem run 03 --scale gpu --dry-run`, and nothing is run; the larger models of part one read novels and abstracts from the folder that `KEMEM_DATA` names. Finished rows are kept in the folder that `KEMEM_STORE` names, so point it at a disk that outlives the machine: a session that ends is then gone on with, not begun again. Instead of `make setup`, a hosted notebook may install into its own Python: `pip install -e '.[book]'`, then restart the kernel.
+#
 # ## Four scales, one code path
 #
 # | scale | runs on | for |

@@ -168,6 +168,7 @@ WRONG = {
     "revisions twice": ({"revisions": "step3 step3"}, "revisions are names, each once"),
     "no revision": ({"revisions": " "}, "revisions are names, each once"),
     "text": ({"text": "@/none.jsonl"}, "exists; got @/none.jsonl"),
+    "text by a name like a scheme": ({"text": "worlds.jsonl"}, "exists; got worlds.jsonl"),
     "text of another kind": ({"text": "@/run"}, "got none in @/run"),
     "requests": ({"requests": "@/none.json"}, "@/none.json"),
     "requests that do not parse": ({"requests": "@/torn.json"}, "@/torn.json"),

@@ -189,7 +189,8 @@ def _revisions(asked: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _texts(spec: str, count: int) -> tuple[str, ...]:
     """The first texts that are not empty, of a file or of any corpus."""
-    whole = spec if spec.startswith(SCHEMES) else f"files:{spec}"  # of a bare path what is meant is plain
+    named = any(spec == scheme or spec.startswith((f"{scheme}:", f"{scheme}+")) for scheme in SCHEMES)
+    whole = spec if named else f"files:{spec}"  # a bare path
     texts = tuple(islice((text for text in corpora.stream(whole) if text.strip()), count))
     if not texts:
         raise BadInput(f"text must hold at least one text; got none in {spec}; give another file.")
