@@ -7,10 +7,11 @@ passages at every injection, and before and after the run its end tasks, its los
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 from torch import nn
@@ -72,9 +73,13 @@ class Learning:
     def steps(self) -> int:
         return self.epochs * self.slots * self.interval
 
+    at_once: ClassVar[int] = 2**16
+    """Tokens in memory at a time, beyond which a step's rows are cut into micro-batches."""
+
     def recipe(self) -> training.Recipe:
         return training.Recipe(
             steps=self.steps, batch_size=self.rows, learning_rate=self.learning_rate,
+            accumulation=math.ceil(self.rows * self.model.setup.length / self.at_once),
             warmup_steps=round(self.warmup_share * self.steps), final_share=self.final_share,
             weight_decay=self.weight_decay, epsilon=1e-5, seed=self.seed,
         )  # fmt: skip
@@ -85,16 +90,23 @@ class Learning:
 
 
 @dataclass(frozen=True)
-class Benchmarked(Learning):
+class Mixed(Learning):
+    """In mixed precision, as pretraining on an accelerator."""
+
+    precision: str = "bfloat16"
+
+    def recipe(self) -> training.Recipe:
+        return replace(super().recipe(), precision=self.precision)
+
+
+@dataclass(frozen=True)
+class Benchmarked(Mixed):
     """With public end tasks, as the evaluation harness asks them, in place of questions on the model's own world."""
 
     harness: tuple[str, ...] = tuple(SIX)
     include: str = ""
     """A folder with tasks of the harness; empty: its own."""
-    precision: str = "bfloat16"
-
-    def recipe(self) -> training.Recipe:
-        return replace(super().recipe(), precision=self.precision)
+    at_once: ClassVar[int] = 2**14
 
     def end_tasks(self) -> EndTasks:
         return harness.load(self.harness, include=expanded(self.include) if self.include else None)
@@ -124,8 +136,9 @@ class Sizes:
 
 def _base(scale: str, corpus: str, **sizes: Any) -> Learning:
     model = pretraining.SCALES[scale]
+    kind = Mixed if model.setup.precision == "bfloat16" else Learning
     # the paper's rate is the peak of pretraining, so it is here
-    return Learning(model, model.steps[-1], corpus, learning_rate=model.setup.learning_rate, **sizes)
+    return kind(model, model.steps[-1], corpus, learning_rate=model.setup.learning_rate, **sizes)
 
 
 def _rows_of(length: int) -> Pretraining:

@@ -24,7 +24,7 @@ CHAPTER = "06_rivals"
 STUDY, VERSION = arms.STUDY, arms.VERSION
 ROWS: dict[str, int] = {}  # its rows are those of `arms`, which chapter 06 declares
 # at paper scale none: nobody trains that model again along other schedules
-STAGES = {"smoke": (0.2, 0.5, 1.0), "laptop": (0.2, 0.35, 0.5, 0.75, 1.0), "gpu": (0.2, 0.35, 0.5, 0.75, 1.0)}
+STAGES = {"smoke": (0.2, 0.5, 1.0), "laptop": (0.2, 0.35, 0.5, 0.75, 1.0), "gpu": (0.2, 0.5, 0.75, 1.0)}
 HALF = "half of the schedule"
 
 

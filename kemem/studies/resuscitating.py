@@ -59,7 +59,7 @@ CHANGES = _changes()
 LATE = tuple(CHANGES)
 """Arms from the last stage."""
 EARLIER = {
-    "laptop": (0.2, 0.5, 0.75), "gpu": (0.2, 0.5, 0.75), "smoke": (0.5,),
+    "laptop": (0.2, 0.5, 0.75), "gpu": (0.2, 0.5), "smoke": (0.5,),
     "paper": arms.SCALES["paper"].stages[1:3],
 }  # fmt: skip
 SOME = (0.5, 0.75, *EARLIER["paper"])

@@ -134,7 +134,7 @@ def _acquisition(s: Any) -> Work:
     setup = s.model.setup
     probes = (s.epochs * s.slots + 1) * (s.paraphrased + s.once) * PROBED // 2
     return [
-        Part("training", setup, s.steps * s.rows * setup.length, s.steps),
+        Part("training", setup, s.steps * s.rows * setup.length, s.steps * s.recipe().accumulation),
         Part("forward", setup, 2 * _looks(s) + probes),
     ]
 
