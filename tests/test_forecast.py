@@ -1,6 +1,7 @@
 """What a chapter would take, against arithmetic of its own and against operations that torch counts."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from kemem import models
 from kemem.cli import main
 from kemem.errors import BadInput
 from kemem.runs import Store
-from kemem.studies import contents, pretraining
+from kemem.studies import contents, factual, pretraining
 from kemem.studies.asking import Asking, Claiming, Failures
 from kemem.studies.cards import CARDS, card
-from kemem.studies.forecast import STAND_INS, forecast, memory, seconds
+from kemem.studies.forecast import STAND_INS, forecast, memory, once, seconds
+from kemem.studies.many import Many
 from kemem.studies.sweeping import work
-from kemem.studies.work import HUB, ROWS, Algebra, Part, parameters, trained
+from kemem.studies.work import HUB, ROWS, SOUGHT, Algebra, Part, parameters, trained
 
 
 def test_training_of_chapter_02_is_6_n_d_to_the_digit(tmp_path):
@@ -79,6 +81,25 @@ def test_every_row_of_every_chapter_has_its_work(tmp_path):
         for row in contents.asked(lab(number, store), number, store):
             flops = [part.flops for part in ROWS[row.study](row.settings)]
             assert all(n >= 0 for each in flops for n in each.values()), row.study
+
+
+def test_targets_that_rows_have_in_common_are_searched_for_once():
+    """As `many.targets` keeps them: by clamp and highest layer, not by weight; a larger row has those of a smaller."""
+    model = factual.settings("gpu")
+    row = Many(model, "MEMIT", 10.0, 100, (0, 1), written=0)
+    heavier, further, more = replace(row, value=30.0), replace(row, clamp=2.0), replace(row, count=250)
+
+    def sought(*rows: Many) -> int:
+        parts = once(part for each in rows for part in ROWS["many_edits"](each))
+        return sum(part.tokens for part in parts if getattr(part, "kind", "") == "targets")
+
+    each = sought(row)
+    assert each == 100 * SOUGHT
+    assert sought(row, heavier) == each and sought(row, further) == 2 * each
+    assert sought(row, more) == sought(more, row, heavier) == 250 * SOUGHT
+    assert sought(row, replace(row, method="EMMET")) == each < sought(row, replace(row, method="PMET"))
+    fitted, networks = replace(row, method="FT-W"), replace(row, method="MEND")
+    assert sought(row, fitted) == each + 100 * 25 * 24 and sought(networks) == 100 * 24
 
 
 def test_what_is_there_is_not_forecast_again(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kemem.runs import Row
@@ -39,6 +39,8 @@ class Slice:
     began: float = field(default_factory=time.monotonic)
     lines: list[dict[str, Any]] = field(default_factory=list)
     _work: Work = field(default_factory=list)
+    _sought: dict[Hashable, int] = field(default_factory=dict)
+    """Tokens of what rows have in common and this process has done."""
 
     @property
     def whole(self) -> float:
@@ -59,14 +61,26 @@ class Slice:
 
     def of(self, study: str, settings: Any) -> Work:
         """What a row takes now, with the training of models that it begins with, as far as that is to be done."""
-        found = list(ROWS[study](settings)) if study in ROWS else []
+        found = self._fresh(ROWS[study](settings)) if study in ROWS else []
         for each in within(settings):
             if isinstance(each, Pretraining) and not isinstance(each, Pretrained) and study != "inside":
                 share = checkpoints.left(self.lab, each)
                 found += [trained(each.setup.with_(steps=round(share * each.setup.steps)))] if share else []
         return found
 
+    def _fresh(self, work: Work) -> Work:
+        """Without what an earlier row of this process has done of it."""
+        return [
+            replace(part, tokens=max(0, part.tokens - self._sought.get(part.shared, 0)))
+            if isinstance(part, Part) and part.shared is not None
+            else part
+            for part in work
+        ]
+
     def told(self, row: Row, settings: Any) -> None:
+        for part in self._work:
+            if isinstance(part, Part) and part.shared is not None:
+                self._sought[part.shared] = self._sought.get(part.shared, 0) + part.tokens
         spent = row.provenance.get("seconds", 0.0)
         flops = sum(sum(part.flops.values()) for part in self._work)
         line = {

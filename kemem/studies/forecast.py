@@ -7,7 +7,7 @@ counted as if the first trial had won. The formulae are in FORMULAE, and beside 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,11 +125,22 @@ def forecast(chapters: Sequence[tuple[Lab, str]], card: Card) -> Forecast:
     lab = chapters[0][0]
     for model in to_train(lab, missing):
         _train(found, model)
-    for row in missing:
-        found.add(ROWS[row.study](row.settings))
+    found.add(once(part for row in missing for part in ROWS[row.study](row.settings)))
     found.disk += ROW_BYTES * len(missing)
     found.fetched = [*_models(missing), *_corpora(missing)]
     return found
+
+
+def once(parts: Iterable[Part | Algebra]) -> list[Part | Algebra]:
+    """All of them, and of those that share what they do the largest alone."""
+    kept: list[Part | Algebra] = []
+    largest: dict[Hashable, Part] = {}
+    for part in parts:
+        if not isinstance(part, Part) or part.shared is None:
+            kept.append(part)
+        elif part.shared not in largest or part.tokens > largest[part.shared].tokens:
+            largest[part.shared] = part
+    return kept + list(largest.values())
 
 
 def to_train(lab: Lab, missing: Iterable[Asked]) -> list[Pretraining]:
@@ -171,7 +182,9 @@ def _models(missing: Iterable[Asked]) -> list[dict[str, Any]]:
             model = getattr(each, "model", row.study == MODELS and each)
             if isinstance(model, Pretrained):
                 named.setdefault(model.name, (model.setup, set()))[1].update(_revisions(model, each))
-        if isinstance(model := getattr(row.settings, "model", None), str):
+        if isinstance(model := getattr(row.settings, "model", None), str) and hasattr(
+            row.settings, "revisions"
+        ):
             named.setdefault(model, (HUB.get(model), set()))[1].update(row.settings.revisions)
     return [
         {

@@ -14,7 +14,7 @@ scored) is taken from the numbers below, which are those of this book's texts, r
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from kemem import models
+from kemem.studies.methods import ATTENTION, METHODS
 from kemem.studies.pretraining import Pretraining, sources
 from kemem.studies.setup import Setup
 
@@ -35,6 +36,8 @@ SOUGHT = 25 * 6 * 24
 """Tokens of a search for one target: passes, contexts, tokens of each."""
 TRACED = 30 * 16 * 3
 """Runs of one token and layer of a traced fact, times kinds of state, for one sample; of QUESTION / 8 tokens."""
+FITTED = 25
+"""Passes of fine-tuning, on the bare prompt."""
 SETS = 16
 """Of memories that chapter 15 takes out, for each draw."""
 PASSES = {"kd": 4 / 3, "derpp": 2.0, "classic": 2.0, "bcl": 1.5, "elle": 1.5}
@@ -46,7 +49,8 @@ TIMES = {"training": 6, "forward": 2, "targets": 4}
 class Part:
     """Tokens through a model of this setup. kind: of TIMES. steps: of an optimizer, each of which takes its time.
 
-    precision: of its products; empty: in training the setup's, else float32.
+    precision: of its products; empty: in training the setup's, else float32. shared: what it is done for, where rows
+    have it in common: of parts with one name only the largest is done.
     """
 
     kind: str
@@ -54,6 +58,7 @@ class Part:
     tokens: int
     steps: int = 0
     precision: str = ""
+    shared: Hashable = None
 
     @property
     def flops(self) -> dict[str, int]:
@@ -207,11 +212,16 @@ def _bench(s: Any) -> Part:
     return Part("forward", s.model.setup, s.texts * s.model.setup.length)
 
 
-def edited(s: Any, facts: int, blocks: int = 1, *, editors: int = 1) -> Work:
-    """`facts` facts in all, written by each of so many editors in so many blocks, and scored before and after."""
+def edited(
+    s: Any, facts: int, blocks: int = 1, *, editors: int = 1, sought: int = SOUGHT, shared: Hashable = None
+) -> Work:
+    """`facts` facts in all, written by each of so many editors in so many blocks, and scored before and after.
+
+    sought: tokens of what is done for one fact. shared: as of `Part`, the search for targets.
+    """
     setup = s.model.setup
     return [
-        Part("targets", setup, editors * facts * SOUGHT),
+        Part("targets", setup, editors * facts * sought, shared=shared),
         Part("forward", setup, (editors + 1) * facts * SCORED),
         Algebra(len(s.layers), setup.memories, max(1, facts // blocks), blocks * editors),
     ]
@@ -222,7 +232,17 @@ def _many(s: Any) -> Work:
     other = [Part("forward", s.model.setup, s.model.held_out + written)]
     if s.method == "none":
         return [Part("forward", s.model.setup, s.count * s.blocks * SCORED), *other]
-    return [*edited(s, s.count * s.blocks, s.blocks), *other]
+    own, facts = METHODS.get(s.method), s.count * s.blocks
+    if own is not None and not own.clamps and not own.one_by_one:  # gradients on the prompts, and no search
+        passes = 1 if s.method == "MEND" else FITTED
+        return [*edited(s, facts, s.blocks, sought=passes * SOUGHT // (25 * 6)), *other]
+    return [*edited(s, facts, s.blocks, shared=None if own and own.one_by_one else _searched(s)), *other]
+
+
+def _searched(s: Any) -> Hashable:
+    """What searches for targets have in common, as `many.targets` keeps them: no setting of what follows."""
+    kind = s.method if s.method in ("PMET", ATTENTION) else "MEMIT"
+    return (kind, s.model, s.part, s.records, s.relations, s.layers[-1], s.clamp, s.texts, s.dtype, s.seed)
 
 
 def _of_facts(editors: int) -> Callable[[Any], Work]:
@@ -236,7 +256,7 @@ def _sequence(s: Any) -> Work:
 def _capacity(s: Any) -> Work:
     known = s.most or 2 * max(s.counts)
     return [
-        *edited(s.of, known),
+        *edited(s.of, known, shared=_searched(s.of)),
         Algebra(len(s.of.layers), s.of.model.setup.memories, known, 2 * len(s.counts)),
     ]
 
