@@ -382,7 +382,7 @@ RUN = {
     "card without a forecast": ("run 00 --card H100", "expected --card with --dry-run"),
     "unknown place": ("run 00 --scale smoke --on nowhere", "--on is local:N, gpus, or slurm:"),
     "no processes": ("run 00 --scale smoke --on local:0", "--on is local:N"),
-    "scale without sizes": ("run 11 --scale paper --dry-run", "got 'paper'"),
+    "scale without sizes": ("run 15 --scale paper --dry-run", "got 'paper'"),
     "out is tracked": ("run 00 --out {checkout}/chapters", "expected --out outside the checkout"),
     "out is a file": ("run 00 --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
 }
