@@ -411,20 +411,20 @@ FETCH = {
     "json nowhere": ("fetch a/b --json {0}/nowhere/a.json", "create {0}/nowhere first"),
 }
 CONVERT = {
-    "no model": ("convert --out {0}/new", "Missing argument 'MODEL'"),
+    "no model": ("convert --out {0}/converted", "Missing argument 'MODEL'"),
     "no folder": ("convert {0}/model", "Missing option '--out'"),
     "revision of a folder": (
-        "convert {0}/run --revision step1 --out {0}/new",
+        "convert {0}/run --revision step1 --out {0}/converted",
         "of the folder {0}/run; name the",
     ),
     "nothing native": (
-        "convert {0}/empty --out {0}/new",
+        "convert {0}/empty --out {0}/converted",
         "expected config.yaml or config.json in {0}/empty; got",
     ),
-    "converted already": ("convert {0}/model --out {0}/new", "in the configuration of {0}/model; got"),
+    "converted already": ("convert {0}/model --out {0}/converted", "in the configuration of {0}/model; got"),
     "out is a file": ("convert {0}/model --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
     "out holds something": ("convert {0}/model --out {0}/other", "{0}/other holds 'thesis.tex'"),
-    "json nowhere": ("convert {0}/model --out {0}/new --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+    "json nowhere": ("convert {0}/model --out {0}/converted --json {0}/nowhere/a.json", "create {0}/nowhere first"),
 }
 OTHER = {
     "unknown command": ("entropies x", "No such command 'entropies'"),
