@@ -393,7 +393,7 @@ plot.table(
 # \qquad \Delta' F k = \Delta k .
 # ```
 #
-# What the edit *does* is the same for every $f$. So is importance, since $c\, \partial L / \partial c$ has the factor in it once above and once below. Usage is multiplied by $f$, and entropy becomes whatever one likes. Live, in float64: the model as trained; with factors that make all memories of a layer work equally; and with random factors.
+# What the edit *does* is the same for every $f$. So is importance, since $c\, \partial L / \partial c$ has the factor in it once above and once below. Usage is multiplied by $f$, and entropy becomes whatever one likes. Live, in double precision: the model as trained; with factors that make all memories of a layer work equally; and with random factors.
 
 # %%
 rescaled = papers.rescaled(made, seed=seed, spread=spread)

@@ -721,8 +721,8 @@ def test_probes_that_cannot_be_are_refused(tokenizer):
     net = tiny("olmo", vocab=VOCAB)
 
     class Merging:
-        def __call__(self, text, add_special_tokens):
-            return {"input_ids": {"a": [1], " b": [2], "a b": [9, 2]}[text]}
+        def __call__(self, texts, add_special_tokens):
+            return {"input_ids": [{"a": [1], " b": [2], "a b": [9, 2]}[text] for text in texts]}
 
     merged = Passage("a b", (), {"semantic": (("a", "b"),)}, "once")
     spaced = Passage("a b", (), {"semantic": (("Ada ", "Vell"),)}, "once")

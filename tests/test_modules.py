@@ -561,7 +561,7 @@ def test_inside_lora_the_memories_are_refused_and_outside_they_are_there():
     assert Memories(model).layers == 2
     with (
         method.during(model, DOMAINS[0]),
-        pytest.raises(BadInput, match=r"plain weight; got Linear; .* merge adapters"),
+        pytest.raises(BadInput, match=r"plain weight at .*; got Linear; .* merge adapters"),
     ):
         Memories(model)
     assert Memories(model).layers == 2
