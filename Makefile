@@ -38,7 +38,7 @@ smoke: $(STAMP)  ## write tests/smoke/*.ipynb anew: every chapter at smoke scale
 measure: $(STAMP)  ## what each chapter costs at SCALE from an empty store, into records/
 	$(BIN)/python -m kemem.book measure --scale $(SCALE) $(ONLY)
 
-test: lint test-unit test-notebooks test-html  ## everything that must hold, in under 12 minutes on 2 cores
+test: lint test-unit test-notebooks test-html  ## everything that must hold, in about half an hour on 2 cores
 
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not slow and not stress" --ignore=tests/test_html.py
