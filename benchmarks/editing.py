@@ -5,14 +5,13 @@ of CounterFact, behind five prefixes of ten tokens. The released procedure is ti
 """
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from benchmarks.ratio import Ratio
+from benchmarks.ratio import Ratio, seconds
 from kemem.editing import memit, published, solve, targets
 from kemem.editing.moments import Moments, key_moments
 from kemem.editing.prompts import Contexts
@@ -48,16 +47,6 @@ def requests(count: int, vocabulary: int = 50_000) -> list[Contexts]:
         last = tuple(len(prefix) + len(subject) - 1 for prefix in prefixes)
         found.append(Contexts(rows, begins, last, subject))
     return found
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def targets_of(

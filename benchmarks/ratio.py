@@ -41,28 +41,30 @@ class Ratio:
         return f"{verdict:6}  {self.name}: {self.value:.3f}{spread}, bound {self.sense} {self.bound:g}{note}"
 
 
+def seconds(run: Callable[[], object], device: str) -> float:
+    """Of one call, what it has left to an accelerator included."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def interleaved(
     first: Callable[[], object], second: Callable[[], object], *, pairs: int = PAIRS, device: str = "cpu"
 ) -> float:
     """Median over pairs of time(first) / time(second). The order alternates, so that a drift of the machine cancels."""
-
-    def seconds(function: Callable[[], object]) -> float:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        function()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
 
     first()
     second()
     ratios = []
     for pair in range(pairs):
         if pair % 2:
-            divisor = seconds(second)
-            ratios.append(seconds(first) / divisor)
+            divisor = seconds(second, device)
+            ratios.append(seconds(first, device) / divisor)
         else:
-            dividend = seconds(first)
-            ratios.append(dividend / seconds(second))
+            dividend = seconds(first, device)
+            ratios.append(dividend / seconds(second, device))
     return statistics.median(ratios)

@@ -1,28 +1,17 @@
 """Scores of edits: all records and prompts in batches, against one record at a time, the same numbers from both."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from transformers import OlmoConfig, OlmoForCausalLM
 
-from benchmarks.ratio import Ratio
+from benchmarks.ratio import Ratio, seconds
 from kemem.corpora import train_tokenizer
 from kemem.editing import Judge, requests
 from kemem.world import World
 
 RECORDS, SERIAL = 256, 16
 BOUND = 1.0  # batched is to be the faster of the two; the design names no factor
-
-
-def seconds(run: Callable[[], object], device: str) -> float:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def ratios(*, repeats: int = 5, device: str = "cpu") -> Iterator[Ratio]:

@@ -424,7 +424,10 @@ CONVERT = {
     "converted already": ("convert {0}/model --out {0}/converted", "in the configuration of {0}/model; got"),
     "out is a file": ("convert {0}/model --out {0}/good.jsonl", "got the file {0}/good.jsonl"),
     "out holds something": ("convert {0}/model --out {0}/other", "{0}/other holds 'thesis.tex'"),
-    "json nowhere": ("convert {0}/model --out {0}/converted --json {0}/nowhere/a.json", "create {0}/nowhere first"),
+    "json nowhere": (
+        "convert {0}/model --out {0}/converted --json {0}/nowhere/a.json",
+        "create {0}/nowhere first",
+    ),
 }
 OTHER = {
     "unknown command": ("entropies x", "No such command 'entropies'"),

@@ -19,8 +19,8 @@ from kemem.corpora import instances
 from kemem.errors import BadInput
 from kemem.runs import Row
 from kemem.studies import acquiring, checkpoints
-from kemem.studies.acquiring import Learning, Watch, fictional
 from kemem.studies.lab import Lab
+from kemem.studies.learning import Learning, Watch, fictional
 from kemem.studies.setup import Setup, blocks, in_pieces, read, spread
 from kemem.studies.stages import padding_id
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from kemem import entropy, models
 from kemem.runs import Row, Store
 from kemem.studies import acquiring, checkpoints, outcomes
-from kemem.studies.acquiring import Learning, Watch
 from kemem.studies.arms import usage_of
 from kemem.studies.lab import Lab, Result
+from kemem.studies.learning import Learning, Watch
 
 STUDY, VERSION = "lifting", 1
 CHAPTER = "07_resuscitation"

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from kemem.runs import Row, Store
 from kemem.studies import acquiring, pool, pretraining
-from kemem.studies.acquiring import Learning, Published
+from kemem.studies.acquiring import Published
 from kemem.studies.lab import Lab, Result
+from kemem.studies.learning import Learning
 from kemem.studies.outcomes import acquired, forgot, knowledge, performance
 from kemem.studies.pretraining import Pretraining
 from kemem.studies.realtext import NOVELS, PUBMED
