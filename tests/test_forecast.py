@@ -17,8 +17,9 @@ from kemem.studies.asking import Asking, Claiming, Failures
 from kemem.studies.cards import CARDS, card
 from kemem.studies.forecast import STAND_INS, forecast, memory, once, seconds
 from kemem.studies.many import Many
+from kemem.studies.operations import Algebra, Part, parameters, trained
 from kemem.studies.sweeping import work
-from kemem.studies.work import HUB, ROWS, SOUGHT, Algebra, Part, parameters, trained
+from kemem.studies.work import HUB, ROWS, SOUGHT
 
 
 def test_training_of_chapter_02_is_6_n_d_to_the_digit(tmp_path):

@@ -17,7 +17,7 @@ from kemem.runs import Store
 from kemem.studies import pretraining
 from kemem.studies.asking import Busy
 from kemem.studies.cards import card
-from kemem.studies.work import Part, parameters
+from kemem.studies.operations import Part, parameters
 
 BARE = """
 import sys

@@ -14,8 +14,9 @@ from kemem.studies.asking import Busy
 from kemem.studies.cards import CARDS, Card
 from kemem.studies.forecast import seconds
 from kemem.studies.lab import Lab
+from kemem.studies.operations import Algebra, Part, Work, trained
 from kemem.studies.pretraining import Pretrained, Pretraining
-from kemem.studies.work import ROWS, Algebra, Part, Work, trained, within
+from kemem.studies.work import ROWS, within
 
 RESERVE = 40.0
 """Seconds before the end in which nothing is computed: for the start of Python, and for the archive."""

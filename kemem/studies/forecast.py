@@ -20,10 +20,11 @@ from kemem.studies import checkpoints, contents
 from kemem.studies.asking import Asked, Asking
 from kemem.studies.cards import MFU, Card
 from kemem.studies.lab import Lab
+from kemem.studies.operations import Algebra, Part, Work, parameters, trained
 from kemem.studies.pretraining import STUDY as MODELS
 from kemem.studies.pretraining import Pretrained, Pretraining
 from kemem.studies.setup import Setup
-from kemem.studies.work import HUB, ROWS, Algebra, Part, Work, parameters, trained, within
+from kemem.studies.work import HUB, ROWS, within
 from kemem.world.relations import RELATIONS
 
 STEP = 0.01

@@ -1,14 +1,7 @@
-"""What a row takes to compute, from its settings alone: tokens through which model, forward or in training.
+"""What a row takes to compute, from its settings alone: the operations of each study's rows.
 
-    training   6 N tokens   a product forward and two backward for each of N parameters, two operations each
-    forward    2 N tokens
-    targets    4 N tokens   forward, and backward to what enters a layer, not to weights: the search of an editor
-    attention  2 L D T for each of these products instead of N: 12, 4 or 8 L D T tokens in all
-    algebra    L (M^3 / 3 + 4 M^2 n)   a layer's Cholesky factor and two solutions, n facts at once
-
-N counts every parameter once, an embedding that is also the output projection as the latter. What a row trains or
-reads as its settings say is exact; what depends on texts (the tokens of a question, the prompts by which an edit is
-scored) is taken from the numbers below, which are those of this book's texts, rounded up.
+What a row trains or reads as its settings say is exact; what depends on texts (the tokens of a question, the prompts by
+which an edit is scored) is taken from the numbers below, which are those of this book's texts, rounded up.
 """
 
 from __future__ import annotations
@@ -16,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import torch
-
-from kemem import models
+from kemem.models import MASKED
 from kemem.studies.methods import ATTENTION, METHODS
+from kemem.studies.operations import Algebra, Part, Work, trained
 from kemem.studies.pretraining import Pretraining, sources
 from kemem.studies.setup import Setup
 
@@ -42,64 +33,6 @@ SETS = 16
 """Of memories that chapter 15 takes out, for each draw."""
 PASSES = {"kd": 4 / 3, "derpp": 2.0, "classic": 2.0, "bcl": 1.5, "elle": 1.5}
 """Training passes a step of methods that need more than one; of DAS see `passes`."""
-TIMES = {"training": 6, "forward": 2, "targets": 4}
-
-
-@dataclass(frozen=True)
-class Part:
-    """Tokens through a model of this setup. kind: of TIMES. steps: of an optimizer, each of which takes its time.
-
-    precision: of its products; empty: in training the setup's, else float32. shared: what it is done for, where rows
-    have it in common: of parts with one name only the largest is done.
-    """
-
-    kind: str
-    setup: Setup
-    tokens: int
-    steps: int = 0
-    precision: str = ""
-    shared: Hashable = None
-
-    @property
-    def flops(self) -> dict[str, int]:
-        """Operations by kind: of the parameters, and of attention."""
-        s, times = self.setup, TIMES[self.kind]
-        return {
-            self.kind: times * parameters(s) * self.tokens,
-            "attention": 2 * times * s.layers * s.width * s.length * self.tokens,
-        }
-
-
-@dataclass(frozen=True)
-class Algebra:
-    """Linear systems of `layers` layers with M memories, `times` times, each for n facts."""
-
-    layers: int
-    memories: int
-    facts: int
-    times: int = 1
-
-    @property
-    def flops(self) -> dict[str, int]:
-        each = self.memories**3 // 3 + 4 * self.memories**2 * self.facts
-        return {"algebra": self.times * self.layers * each}
-
-
-Work = list[Part | Algebra]
-
-
-@lru_cache(maxsize=256)
-def parameters(setup: Setup) -> int:
-    """Parameters of a model of this setup, built without memory for its weights."""
-    shape = setup.shape(setup.vocabulary)
-    with torch.device("meta"):
-        model = models.build(shape)
-    return sum(p.numel() for p in model.parameters())
-
-
-def trained(setup: Setup) -> Part:
-    """A whole run of pretraining."""
-    return Part("training", setup, setup.tokens, setup.steps * setup.accumulation)
 
 
 def _watched(s: Pretraining) -> int:
@@ -158,7 +91,7 @@ def passes(s: Any) -> float:
     """Training passes of a step. DAS adds one for what is known, one for a twin, one where its text is corrupted."""
     if s.method not in ("das", "das-stand-in"):
         return PASSES.get(s.method, 1.0)
-    drops, masked = getattr(s.model.setup, "dropout", 0.0) > 0, s.model.setup.family in models.MASKED
+    drops, masked = getattr(s.model.setup, "dropout", 0.0) > 0, s.model.setup.family in MASKED
     return 1.0 + (s.variant != "without-contrast") * (1.0 + drops + masked)
 
 
