@@ -199,7 +199,8 @@ def validate(notebooks: list[Path], environment: dict[str, str], *, processes: i
     """nbval: execute notebooks and compare every output with the stored one. The exit status of pytest."""
     command = [
         sys.executable, "-m", "pytest", "--nbval", "--nbval-cell-timeout", "120", "-q", "-p", "no:cacheprovider",
-        "-p", "kemem.book.apart", "-o", "addopts=", "-o", "norecursedirs=", "-n", str(min(processes, len(notebooks))), "--dist", "loadfile",
+        "-p", "kemem.book.apart", "-o", "addopts=", "-o", "norecursedirs=",
+        "-n", str(min(processes, len(notebooks))), "--dist", "loadfile",
         *map(str, notebooks),
     ]  # fmt: skip
     clean = {k: v for k, v in os.environ.items() if k not in ("KEMEM_REPLAY", "KEMEM_RECORD", "KEMEM_TRAIN")}
