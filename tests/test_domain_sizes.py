@@ -29,6 +29,7 @@ from kemem.studies import (
     looking,
     masking,
     moving,
+    operations,
     pairing,
     pretraining,
     standing,
@@ -263,14 +264,14 @@ def masked_parameters(s: Any) -> int:
 @pytest.mark.parametrize("scale", ["laptop", "gpu"])
 def test_parameters_by_hand(scale):
     causal, masked = (budget.sizes(scale, masked=m).base.model for m in (False, True))
-    assert work.parameters(causal.setup) == causal_parameters(causal.setup)
-    found, expected = work.parameters(masked.setup), masked_parameters(masked.setup)
+    assert operations.parameters(causal.setup) == causal_parameters(causal.setup)
+    found, expected = operations.parameters(masked.setup), masked_parameters(masked.setup)
     assert found == pytest.approx(
         expected, abs=4 * masked.setup.width
     )  # the padding's id moves the positions
     if scale == "gpu":
-        assert 55e6 < work.parameters(causal.setup) < 65e6
-        assert found == pytest.approx(work.parameters(causal.setup), rel=0.25)
+        assert 55e6 < operations.parameters(causal.setup) < 65e6
+        assert found == pytest.approx(operations.parameters(causal.setup), rel=0.25)
         assert masked.setup.corpus == causal.setup.corpus and masked.setup.dropout == 0.1
 
 
