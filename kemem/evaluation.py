@@ -36,7 +36,7 @@ def evaluating(model: nn.Module) -> Iterator[torch.device]:
     device = next(model.parameters()).device
     model.eval()
     try:
-        with torch.no_grad(), arithmetic.fast(device):
+        with torch.no_grad(), arithmetic.fast(device, tf32=True):
             yield device
     finally:
         for module, mode in modes.items():

@@ -205,6 +205,8 @@ class Store:
             provenance: dict[str, Any] = {}
             with measured(provenance, device):
                 values = canonical(compute(provenance))
+            if device.startswith("cuda"):
+                provenance["products"] = _products(device)
             provenance = {
                 "seed": settings.get("seed") if isinstance(settings, dict) else None,
                 **origin(),
@@ -304,3 +306,11 @@ def differences(rows: Mapping[str, Row], fields: Sequence[str] = FIELDS) -> list
 
 def _some(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 4 else f"{len(names)} rows"
+
+
+def _products(device: str) -> str:
+    import torch
+
+    from kemem import arithmetic
+
+    return arithmetic.precision(torch.device(device))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_contents import lab
@@ -19,7 +20,8 @@ from kemem.studies.forecast import STAND_INS, forecast, memory, once, seconds
 from kemem.studies.many import Many
 from kemem.studies.operations import Algebra, Part, parameters, trained
 from kemem.studies.sweeping import work
-from kemem.studies.work import HUB, ROWS, SOUGHT
+from kemem.studies.work import HUB, ROWS
+from kemem.studies.work_of_edits import SOUGHT
 
 
 def test_training_of_chapter_02_is_6_n_d_to_the_digit(tmp_path):
@@ -101,6 +103,36 @@ def test_targets_that_rows_have_in_common_are_searched_for_once():
     assert sought(row, replace(row, method="EMMET")) == each < sought(row, replace(row, method="PMET"))
     fitted, networks = replace(row, method="FT-W"), replace(row, method="MEND")
     assert sought(row, fitted) == each + 100 * 25 * 24 and sought(networks) == 100 * 24
+
+
+def test_moments_and_scores_that_rows_have_in_common_are_made_once():
+    model = factual.settings("gpu")
+    row = Many(model, "MEMIT", 10.0, 100, (0, 1), written=0, texts=500)
+    heavier, fewer = replace(row, value=30.0), replace(row, count=50)
+
+    def total(kind: str, *rows: Many) -> int:
+        return sum(
+            part.flops.get(kind, 0) for part in once(p for each in rows for p in ROWS["many_edits"](each))
+        )
+
+    setup = model.setup
+    assert total("moments", row) == 2 * setup.layers * setup.memories**2 * 500 * 64
+    assert total("moments", row, heavier, fewer) == total("moments", row)
+    assert total("moments", row, replace(row, texts=400)) == pytest.approx(1.8 * total("moments", row))
+    scored, ordinary, read = 2 * parameters(setup) * np.array([100 * 40 * 16, model.held_out, 500 * 64])
+    assert total("forward", row) == 2 * (scored + ordinary) + read
+    assert total("forward", row, heavier) == 3 * (scored + ordinary) + read
+    assert total("forward", row, fewer) == 3 * scored + 4 * ordinary + read
+    assert total("forward", replace(row, method="none")) == 2 * (scored + ordinary) + read
+
+
+def test_the_whole_book_on_one_card_is_an_hour(tmp_path):
+    """At the share of the card's peak that is taken for granted; what a card has is in the provenance of rows."""
+    own = [(n, lab(n, Store(tmp_path), scale="gpu")) for n in contents.CHAPTERS]
+    found = forecast([(lab, number) for number, lab in own], card("H200"))
+    assert 30 * 60 < found.seconds < 60 * 60
+    assert found.missing > 500 and found.memory < 80e9, "an H100 has room for it"
+    assert found.flops["training"] > found.flops["targets"] > found.flops["moments"] > 1e15
 
 
 def test_what_is_there_is_not_forecast_again(tmp_path):

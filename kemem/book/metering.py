@@ -14,7 +14,7 @@ from kemem.studies.asking import Busy
 from kemem.studies.cards import CARDS, Card
 from kemem.studies.forecast import seconds
 from kemem.studies.lab import Lab
-from kemem.studies.operations import Algebra, Part, Work, trained
+from kemem.studies.operations import Moments, Part, Work, trained
 from kemem.studies.pretraining import Pretrained, Pretraining
 from kemem.studies.work import ROWS, within
 
@@ -73,14 +73,14 @@ class Slice:
         """Without what an earlier row of this process has done of it."""
         return [
             replace(part, tokens=max(0, part.tokens - self._sought.get(part.shared, 0)))
-            if isinstance(part, Part) and part.shared is not None
+            if isinstance(part, (Part, Moments)) and part.shared is not None
             else part
             for part in work
         ]
 
     def told(self, row: Row, settings: Any) -> None:
         for part in self._work:
-            if isinstance(part, Part) and part.shared is not None:
+            if isinstance(part, (Part, Moments)) and part.shared is not None:
                 self._sought[part.shared] = self._sought.get(part.shared, 0) + part.tokens
         spent = row.provenance.get("seconds", 0.0)
         flops = sum(sum(part.flops.values()) for part in self._work)
@@ -105,12 +105,7 @@ def mfu(work: Work, spent: float, card: Card) -> float | None:
     """Of the products that the card could have made in this time the share that the row needed, by the forecast."""
     if not spent:
         return None
-    return sum(seconds_at_peak(part, card) for part in work) / spent
-
-
-def seconds_at_peak(part: Part | Algebra, card: Card) -> float:
-    trains = isinstance(part, Part) and part.kind == "training"
-    return sum(part.flops.values()) / card.peak(part.setup.precision if trains else "float32")  # type: ignore[union-attr]
+    return sum(sum(part.flops.values()) / card.peak(part.numbers) for part in work) / spent
 
 
 def device_card(lab: Lab) -> Card | None:

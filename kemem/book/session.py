@@ -18,12 +18,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from kemem import arithmetic
 from kemem.book.parameters import check, declared
 from kemem.book.places import chapter, checkout, store_folder
 from kemem.errors import BadInput
 from kemem.runs import Store
 from kemem.studies.lab import Lab
 
+LARGE = ("gpu", "paper")
+"""Scales that are computed on a card, whose float32 products may be of TF32 there: see `kemem.arithmetic`."""
 OF_IPYTHON = frozenset({"In", "Out", "get_ipython", "exit", "quit", "open", "display"})
 
 
@@ -47,8 +50,12 @@ def open_chapter(name: str, namespace: Mapping[str, Any]) -> Lab:
 
 
 def open_lab(root: Path, parameters: Mapping[str, Any], *, title: str = "") -> Lab:
-    """A lab in this checkout for checked parameters; the mode is that of the environment."""
+    """A lab in this checkout for checked parameters; the mode is that of the environment.
+
+    At the scales of a card this process may take TF32 there from now on (`arithmetic.allow_tf32`).
+    """
     scale = parameters["scale"]
+    arithmetic.allow_tf32(scale in LARGE)
     return Lab(
         scale=scale,
         store=open_store(root, scale),

@@ -94,7 +94,8 @@ def searched(
     """What batches of like length find, in the order of the requests; the model is frozen meanwhile."""
     order = sorted(range(len(of)), key=lambda i: sum(map(len, of[i].rows)))
     parts: list[Values] = []
-    with _still(memories.model), arithmetic.fast(next(memories.model.parameters()).device):
+    device = next(memories.model.parameters()).device
+    with _still(memories.model), arithmetic.fast(device, tf32=True):
         for begin in range(0, len(order), batch_size):
             part = order[begin : begin + batch_size]
             parts.append(make(part).run())

@@ -175,8 +175,8 @@ SCALES: dict[str, Sizes] = {
     "laptop": _sizes(
         "laptop", (0.2, 0.5, 0.75, 1.0), paraphrased=10, once=20, interval=20, rows=16, held_out=6000
     ),
-    # one model, and half of chapter 05's steps: a hundred arms in ten minutes
-    "gpu": _sizes("gpu", (0.2, 0.5, 1.0), interval=8, held_out=50_000, tasks=400, instances=128),
+    # one model, and half of chapter 05's steps and of its rows: some sixty arms in five minutes
+    "gpu": _sizes("gpu", (0.2, 0.5, 1.0), interval=8, rows=64, held_out=50_000, tasks=400, instances=128),
     "paper": _sizes("paper", acquiring.SCALES["paper"].stages),
 }  # fmt: skip
 

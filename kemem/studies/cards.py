@@ -12,29 +12,36 @@ MFU = 0.35
 
 @dataclass(frozen=True)
 class Card:
-    """Dense matrix products a second in TFLOP/s, of 16-bit and of 32-bit floats, and memory in GB (1e9 bytes)."""
+    """Dense matrix products a second in TFLOP/s by the number type of their factors, and memory in GB (1e9 bytes)."""
 
     name: str
     half: float
+    """Of bfloat16; of float16, which is not used here, where `bfloat16` is False."""
     single: float
+    tf32: float | None
+    """Of float32 rounded to TF32; None before NVIDIA's Ampere."""
+    double: float
     memory: float
     bfloat16: bool = True
-    """Whether its 16-bit products may be of bfloat16; else they are of float16, which is not used here."""
 
     def peak(self, precision: str) -> float:
-        """FLOP/s for training at this precision, "bfloat16" or "float32" (or "float64", taken as the latter)."""
-        return 1e12 * (self.half if precision == "bfloat16" and self.bfloat16 else self.single)
+        """FLOP/s at this precision, "bfloat16", "tf32", "float32" or "float64"; what a card lacks, in float32."""
+        of = {"bfloat16": self.half if self.bfloat16 else None, "tf32": self.tf32, "float64": self.double}
+        return 1e12 * (of.get(precision) or self.single)
 
 
 CARDS = {
     card.name: card
     for card in (
-        Card("H200", 989.0, 67.0, 141.0), Card("H100", 989.0, 67.0, 80.0), Card("A100", 312.0, 19.5, 80.0),
-        Card("L40S", 362.0, 91.6, 48.0), Card("L4", 121.0, 30.3, 24.0), Card("A10", 125.0, 31.2, 24.0),
-        Card("V100", 125.0, 15.7, 32.0, bfloat16=False), Card("T4", 65.0, 8.1, 16.0, bfloat16=False),
+        Card("H200", 989.0, 67.0, 494.5, 67.0, 141.0), Card("H100", 989.0, 67.0, 494.5, 67.0, 80.0),
+        Card("A100", 312.0, 19.5, 156.0, 19.5, 80.0), Card("L40S", 362.0, 91.6, 183.0, 91.6 / 64, 48.0),
+        Card("L4", 121.0, 30.3, 60.0, 30.3 / 64, 24.0), Card("A10", 125.0, 31.2, 62.5, 31.2 / 64, 24.0),
+        Card("V100", 125.0, 15.7, None, 7.8, 32.0, bfloat16=False),
+        Card("T4", 65.0, 8.1, None, 8.1 / 32, 16.0, bfloat16=False),
     )
 }  # fmt: skip
-"""NVIDIA's data sheets: without sparsity, float32 without TF32, the SXM form where there are two."""
+"""NVIDIA's data sheets: without sparsity, the SXM form where there are two. float64: with tensor cores where there are
+such; where a sheet is silent, the share of float32 that the whitepapers of these architectures give."""
 DEFAULT = "H100"
 
 

@@ -44,8 +44,8 @@ SMOKE_ARMS = ("base", "no weight decay", "weight decay / 4", "weight decay x 4",
 SCALES: dict[str, Sizes] = {
     "smoke": Sizes((0, 1), SMALL, 5, SMOKE_ARMS),
     "laptop": Sizes((0, 1, 2), BASE, 20),
-    # small models take the time that starting their kernels takes: one of each, four times the laptop's text a step
-    "gpu": Sizes((0,), BASE.with_(steps=2000, rows=64), 20),
+    # small models take the time that starting their kernels takes: one of each, eight times the laptop's text a step
+    "gpu": Sizes((0,), BASE.with_(rows=128), 20),
     "paper": Sizes((0, 1, 2), BASE, 20),
 }
 

@@ -190,7 +190,7 @@ def _on_card(
 ) -> OnCard:
     """A course at `gpu` scale, in bfloat16 where the device multiplies it."""
     sizes: dict[str, Any] = {
-        "steps": 40, "rows": 80, "length": 164, "test_tokens": 20_000, "examples": (400, 300), "asked_length": 96,
+        "steps": 40, "rows": 80, "length": 164, "test_tokens": 16_000, "examples": (400, 300), "asked_length": 96,
         "accumulation": model.setup.accumulation,
     }  # fmt: skip
     slow = device is not None and not training.bfloat16_runs(models.named_device(device))

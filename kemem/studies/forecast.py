@@ -20,7 +20,7 @@ from kemem.studies import checkpoints, contents
 from kemem.studies.asking import Asked, Asking
 from kemem.studies.cards import MFU, Card
 from kemem.studies.lab import Lab
-from kemem.studies.operations import Algebra, Part, Work, parameters, trained
+from kemem.studies.operations import Algebra, Moments, Part, Work, parameters, trained
 from kemem.studies.pretraining import STUDY as MODELS
 from kemem.studies.pretraining import Pretrained, Pretraining
 from kemem.studies.setup import Setup
@@ -35,8 +35,10 @@ FORMULAE = {
     "forward": "2 N tokens",
     "targets": "4 N tokens: an editor's search, forward and backward to activations alone",
     "attention": "2 L D T for each product by a parameter: 12 L D T tokens in training, 4 forward",
-    "algebra": "L (M^3 / 3 + 4 M^2 n): key moments factorised and solved for n facts, at the float32 rate",
-    "seconds": f"of each row FLOP / (peak x MFU), with MFU = {MFU:g} taken for granted, and {STEP:g} s a step at least",
+    "algebra": "L (M^3 / 3 + 4 M^2 n): key moments factorised and solved for n facts, in float64",
+    "moments": "2 L M^2 tokens: products of keys summed over ordinary text, in float64",
+    "seconds": f"of each row FLOP / (peak x MFU), with MFU = {MFU:g} taken for granted, and {STEP:g} s a step at "
+    "least; the peak in training is that of its precision, elsewhere of TF32 if the card has it",
     "memory": "the most of any row: state 16 N bytes in training (weights, gradients, two moments in float32; 32 N in "
     "float64), 4 N forward (8 N), and activations tokens x (L (12 D + 4 M) b + 8 V) bytes of a micro-batch (forward: "
     "of 32 rows, L = 1), b = 2 in bfloat16, 4 in float32, 8 in float64",
@@ -82,7 +84,8 @@ class Forecast:
         return {
             "card": {
                 "name": self.card.name, "bf16_tflops": self.card.half if self.card.bfloat16 else None,
-                "fp32_tflops": self.card.single, "memory_gb": self.card.memory, "mfu": MFU,
+                "fp32_tflops": self.card.single, "tf32_tflops": self.card.tf32, "fp64_tflops": self.card.double,
+                "memory_gb": self.card.memory, "mfu": MFU,
             },
             "rows": {"there": self.there, "missing": self.missing, "by_study": self.rows},
             "flops": {**dict(self.flops), "all": sum(self.flops.values())},
@@ -92,11 +95,9 @@ class Forecast:
         }  # fmt: skip
 
 
-def seconds(part: Part | Algebra, card: Card) -> float:
+def seconds(part: Part | Algebra | Moments, card: Card) -> float:
     """On a card, at the share of its peak that is taken for granted."""
-    trains = isinstance(part, Part) and part.kind == "training"
-    usual = part.setup.precision if trains else "float32"  # type: ignore[union-attr]
-    peak = card.peak(getattr(part, "precision", "") or usual)
+    peak = card.peak(part.numbers)
     least = part.steps * STEP if isinstance(part, Part) else 0.0
     return max(sum(part.flops.values()) / (peak * MFU), least)
 
@@ -132,14 +133,16 @@ def forecast(chapters: Sequence[tuple[Lab, str]], card: Card) -> Forecast:
     return found
 
 
-def once(parts: Iterable[Part | Algebra]) -> list[Part | Algebra]:
+def once(parts: Iterable[Part | Algebra | Moments]) -> Work:
     """All of them, and of those that share what they do the largest alone."""
-    kept: list[Part | Algebra] = []
-    largest: dict[Hashable, Part] = {}
+    kept: Work = []
+    largest: dict[Hashable, Part | Algebra | Moments] = {}
     for part in parts:
-        if not isinstance(part, Part) or part.shared is None:
+        if part.shared is None:
             kept.append(part)
-        elif part.shared not in largest or part.tokens > largest[part.shared].tokens:
+        elif part.shared not in largest or sum(part.flops.values()) > sum(
+            largest[part.shared].flops.values()
+        ):
             largest[part.shared] = part
     return kept + list(largest.values())
 

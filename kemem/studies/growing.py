@@ -79,7 +79,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "gpu": {
         "longer": 50, "recovery": {"recovery_steps": 8, "recovery_rows": 64}, "seeds": (0,), "rate": 3e-4,
         "grown": {
-            "depth": {"blocks": 1}, "memories": {"memories": 228}, "width": {"width": "0,64,64", "heads": "0,1,1"}
+            "depth": {"blocks": 1}, "memories": {"memories": 273}, "width": {"width": "0,64,64", "heads": "0,1,1"}
         },
     },
     "paper": {

@@ -21,14 +21,16 @@ from kemem import models
 from kemem.studies.setup import Setup
 
 TIMES = {"training": 6, "forward": 2, "targets": 4}
+QUESTION = 12 * 8
+"""Tokens of a question on a fact, with its candidates."""
 
 
 @dataclass(frozen=True)
 class Part:
     """Tokens through a model of this setup. kind: of TIMES. steps: of an optimizer, each of which takes its time.
 
-    precision: of its products; empty: in training the setup's, else float32. shared: what it is done for, where rows
-    have it in common: of parts with one name only the largest is done.
+    precision: of its products; empty: in training the setup's, else TF32 where a card has it. shared: what it is done
+    for, where rows have it in common: of parts with one name only the largest is done.
     """
 
     kind: str
@@ -37,6 +39,11 @@ class Part:
     steps: int = 0
     precision: str = ""
     shared: Hashable = None
+
+    @property
+    def numbers(self) -> str:
+        """The number type whose products a card is asked for."""
+        return self.precision or (self.setup.precision if self.kind == "training" else "tf32")
 
     @property
     def flops(self) -> dict[str, int]:
@@ -50,12 +57,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Algebra:
-    """Linear systems of `layers` layers with M memories, `times` times, each for n facts."""
+    """Linear systems of `layers` layers with M memories, `times` times, each for n facts, in float64."""
 
     layers: int
     memories: int
     facts: int
     times: int = 1
+    numbers: str = "float64"
+    shared: Hashable = None
 
     @property
     def flops(self) -> dict[str, int]:
@@ -63,7 +72,22 @@ class Algebra:
         return {"algebra": self.times * self.layers * each}
 
 
-Work = list[Part | Algebra]
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of the keys of `layers` layers with M memories over so many tokens, in float64."""
+
+    layers: int
+    memories: int
+    tokens: int
+    shared: Hashable = None
+    numbers: str = "float64"
+
+    @property
+    def flops(self) -> dict[str, int]:
+        return {"moments": 2 * self.layers * self.memories**2 * self.tokens}
+
+
+Work = list[Part | Algebra | Moments]
 
 
 @lru_cache(maxsize=256)

@@ -85,7 +85,7 @@ SCALES: dict[str, Pretraining] = {
     "gpu": Pretraining(
         Setup(
             corpus=NOVELS + "+world:people=2000,documents=200000", vocabulary=16384,
-            layers=12, width=512, memories=2048, heads=8, length=512, rows=128, steps=4000,
+            layers=10, width=512, memories=2048, heads=8, length=512, rows=128, steps=3000,
             learning_rate=1e-3, weight_decay=0.1, precision="bfloat16", compile=True,
         ),
         held_out=400_000, facts=1000,

@@ -21,7 +21,7 @@ BASELINE = "baseline"
 SMALLER = {
     "smoke": {"layers": 1, "width": 16, "memories": 24},
     "laptop": {"layers": 3, "width": 64, "memories": 256},
-    "gpu": {"layers": 8, "width": 384, "memories": 1536, "heads": 6},
+    "gpu": {"layers": 6, "width": 384, "memories": 1536, "heads": 6},
 }
 NEAR = {
     "smoke": "world:people=40,documents=400,sample=1",
