@@ -4,6 +4,7 @@ import io
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -351,7 +352,7 @@ def test_numbers_and_equations_on_a_page(tmp_path, monkeypatch):
     from kemem.book import sphinx_ext
 
     row = {"study": "decay", "digest": "0123456789abcdef", "seed": 0}
-    monkeypatch.setattr(sphinx_ext, "_results", lambda: {"decay.end": Result(-2.345, "nats", row)})
+    monkeypatch.setattr(sphinx_ext, "_results", lambda scale: {"decay.end": Result(-2.345, "nats", row)})
     (tmp_path / "conf.py").write_text(
         "extensions = ['myst_parser', 'kemem.book.sphinx_ext', 'kemem.book.mathml']\n"
         "html_math_renderer = 'mathml'\nmyst_enable_extensions = ['dollarmath']\n"
@@ -374,6 +375,35 @@ def test_numbers_and_equations_on_a_page(tmp_path, monkeypatch):
     said = warnings.getvalue()
     assert "no result is called 'decay.start'; known are decay.end" in said
     assert "cannot be written as '.1q'" in said and "cannot be written as MathML" in said
+
+
+def test_what_another_scale_lacks_is_the_number_of_the_laptop_and_says_so(monkeypatch):
+    from docutils import nodes
+
+    from kemem.book import sphinx_ext
+
+    row = {"study": "decay", "digest": "0123456789abcdef"}
+    laptop = {"both": Result(1.0, "nats", row), "seeds": Result(0.5, "", row), "none": Result(2.0, "", row)}
+    smoke = {"both": Result(3.0, "nats", row), "none": Result("no", "", row)}
+    monkeypatch.setattr(sphinx_ext, "_results", {"laptop": laptop, "smoke": smoke}.get)
+    reporter = SimpleNamespace(error=lambda text, line: nodes.system_message(text))
+    inliner = SimpleNamespace(
+        reporter=reporter, problematic=lambda raw, text, _: nodes.problematic(raw, text)
+    )
+
+    def shown(key: str, scale: str) -> tuple[str, str]:
+        monkeypatch.setenv("KEMEM_BOOK_SCALE", scale)
+        (node,), said = sphinx_ext.result_role("result", key, f"{key}|.1f", 1, inliner)
+        return node.astext(), said[0][0].astext() if said else node["origin"]
+
+    from_row = "study decay, row 0123456789abcdef"
+    gap = "\N{NO-BREAK SPACE}"
+    assert shown("both", "laptop") == (f"1.0{gap}nats", from_row)
+    assert shown("both", "smoke") == (f"3.0{gap}nats", from_row)
+    for key, text in (("seeds", "0.5 (laptop)"), ("none", "2.0 (laptop)")):
+        assert shown(key, "smoke") == (text, f"not found at scale smoke; {from_row}")
+    assert shown("x", "smoke") == ("x", "no result is called 'x'; known are both, none.")
+    assert shown("x", "laptop") == ("x", "no result is called 'x'; known are both, none, seeds.")
 
 
 def test_docstrings_become_restructured_text():

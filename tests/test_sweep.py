@@ -1,9 +1,12 @@
 """Sweeps: several processes at one store, interrupted and started twice; what they are told and what they tell."""
 
 import functools
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,6 +158,59 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="has ended"):
         sweep.process(task, parent=-1)
     assert list(tmp_path.glob("smoke/*/*.json")) == []
+
+
+# what a process runs when it starts: after its first row it tells its number and waits for a signal
+WAITING = """
+import os
+import signal
+import sys
+import kemem.runs as runs
+
+written = runs._write
+
+
+def waiting(path, document):
+    written(path, document)
+    print("waits:", os.getpid(), file=sys.stderr, flush=True)
+    while True:
+        signal.pause()
+
+
+runs._write = waiting
+"""
+
+
+@pytest.mark.parametrize(
+    ("by", "status", "said"),
+    [(signal.SIGINT, 130, "stopped; "), (signal.SIGTERM, 128 + signal.SIGTERM, "")],
+)
+def test_a_sweep_that_is_stopped_takes_its_processes_along(tmp_path, by, status, said):
+    """Ctrl-C goes to all processes of a terminal, SIGTERM to the first: none is left, and what was done is kept."""
+    (tmp_path / "sitecustomize.py").write_text(WAITING)
+    store = tmp_path / "store"
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join((str(tmp_path), str(checkout()))), "KEMEM_STORE": str(store)
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "kemem", "run", "02", "--scale", "smoke", "--on", "local:1"],
+        env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as sweeping:  # fmt: skip
+        worker = next((line for line in sweeping.stderr if line.startswith("waits:")), "")
+        assert worker, "it ended before its first row"
+        (os.killpg if by == signal.SIGINT else os.kill)(sweeping.pid, by)
+        told = sweeping.stderr.read()  # until nobody is left who could write
+    assert (sweeping.returncode, told.count("Traceback")) == (status, 0), told
+    assert said in told
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(worker.split()[1]), 0)
+    (file,) = store.glob("smoke/*/*-v*.json")
+    assert json.loads(file.read_text())["study"] == file.parent.name
+    locks = list(store.rglob("*.lock"))
+    for lock in locks:
+        with FileLock(lock, timeout=0):
+            pass
+    assert locks and not list(store.rglob("*.tmp"))
 
 
 def test_places():

@@ -54,10 +54,10 @@ def test_two_books_at_once_share_a_store(tmp_path: Path) -> None:
             "KEMEM_LOG": str(log), "KEMEM_WORKERS": "1",
         }  # fmt: skip
         command = [sys.executable, "-m", "kemem.book", "build", "--scale", "smoke"]
-        output = open(tmp_path / f"{name}.log", "w")  # noqa: SIM115
-        running.append(
-            subprocess.Popen(command, cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        )
+        with open(tmp_path / f"{name}.log", "w") as output:
+            running.append(
+                subprocess.Popen(command, cwd=place, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            )
     codes = [process.wait() for process in running]
     said = "\n".join((tmp_path / f"{name}.log").read_text()[-2000:] for name in ("first", "second"))
     assert codes == [0, 0], said

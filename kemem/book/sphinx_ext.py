@@ -2,13 +2,15 @@
 
     {result}`entropy-end|.2f`      a number of `kemem.studies.results`, with its unit; hovering shows where it is from
 
-An unknown name is a warning, which the strict build turns into a failure: prose cannot drift from the rows.
+An unknown name is a warning, which the strict build turns into a failure: prose cannot drift from the rows. Where a
+book shows another scale than the laptop's, a number that this scale does not have is the laptop's, and says so.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,19 @@ from kemem.book.places import chapter, chapters, checkout
 from kemem.book.session import open_store
 from kemem.studies.lab import Result
 
+WRITTEN_FOR = "laptop"
+"""The scale that the prose was written for."""
 
-@lru_cache(maxsize=1)
-def _results() -> dict[str, Result]:
-    """Results of the scale that this book shows, from live rows and records; nothing is computed."""
+
+def _scale() -> str:
+    return os.environ.get("KEMEM_BOOK_SCALE", WRITTEN_FOR)
+
+
+@cache
+def _results(scale: str) -> dict[str, Result]:
+    """Results of a scale from live rows and records; nothing is computed."""
     from kemem.studies import results  # imports torch: only a page with a number needs it
 
-    scale = os.environ.get("KEMEM_BOOK_SCALE", "laptop")
     return results(open_store(checkout(), scale), scale)
 
 
@@ -87,19 +95,27 @@ def result_role(
     content: Any = None,
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
     key, _, form = text.partition("|")
-    known = _results()
-    if key not in known:
-        near = ", ".join(sorted(known)) or "none yet"
-        message = inliner.reporter.error(f"no result is called {key!r}; known are {near}.", line=lineno)
-        return [inliner.problematic(rawtext, rawtext, message)], [message]
+    scale = _scale()
+    known = _results(scale)
     try:
-        shown = show(known[key], form)
+        return [_quoted(rawtext, known[key], form)], []
+    except KeyError:
+        said = f"no result is called {key!r}; known are {', '.join(sorted(known)) or 'none yet'}."
     except (ValueError, TypeError) as error:
-        message = inliner.reporter.error(
-            f"the result {key!r} cannot be written as {form!r}: {error}.", line=lineno
-        )
-        return [inliner.problematic(rawtext, rawtext, message)], [message]
-    return [Quoted(rawtext, shown, origin=provenance(known[key]), classes=["kemem-result"])], []
+        said = f"the result {key!r} cannot be written as {form!r}: {error}."
+    if scale != WRITTEN_FOR and key in (written := _results(WRITTEN_FOR)):
+        with contextlib.suppress(ValueError, TypeError):
+            return [_quoted(rawtext, written[key], form, lacking=scale)], []
+    message = inliner.reporter.error(said, line=lineno)
+    return [inliner.problematic(rawtext, rawtext, message)], [message]
+
+
+def _quoted(raw: str, result: Result, form: str, lacking: str = "") -> Quoted:
+    """lacking: the scale that has no such number, where this is the laptop's."""
+    text, origin = show(result, form), provenance(result)
+    if lacking:
+        text, origin = f"{text} ({WRITTEN_FOR})", f"not found at scale {lacking}; {origin}"
+    return Quoted(raw, text, origin=origin, classes=["kemem-result"])
 
 
 class _Generated(SphinxDirective):
