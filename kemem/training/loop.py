@@ -17,6 +17,7 @@ from kemem.errors import BadInput
 from kemem.objective import Objective, causal, mix, row_key
 from kemem.progress import Reporter, quiet_transformers
 from kemem.training import sharding
+from kemem.training.compiling import Compiled
 from kemem.training.identity import fingerprint, identity, same
 from kemem.training.method import Method, overrides
 from kemem.training.optimizer import moments, optimizer_of, restore_moments
@@ -104,7 +105,7 @@ class _Run:
         self.sharded = sharded
         self.model, self.domain, self.recipe, self.method = model, domain, recipe, method
         self.objective, self.shared, self.out, self.tokenizer = objective, shared, out, tokenizer
-        self.forward = torch.compile(objective.__call__) if recipe.compile else objective
+        self.forward = Compiled(objective.__call__) if recipe.compile else objective
         self.fast = nullcontext() if recipe.compile else arithmetic.fast(shared.device)
         self.history = History()
         self.done, self.tokens, self.seconds = 0, 0, 0.0
