@@ -385,7 +385,8 @@ def test_what_another_scale_lacks_is_the_number_of_the_laptop_and_says_so(monkey
     row = {"study": "decay", "digest": "0123456789abcdef"}
     laptop = {"both": Result(1.0, "nats", row), "seeds": Result(0.5, "", row), "none": Result(2.0, "", row)}
     smoke = {"both": Result(3.0, "nats", row), "none": Result("no", "", row)}
-    monkeypatch.setattr(sphinx_ext, "_results", {"laptop": laptop, "smoke": smoke}.get)
+    known = {("laptop", False): laptop, ("laptop", True): laptop, ("smoke", False): smoke}
+    monkeypatch.setattr(sphinx_ext, "_results", lambda scale, *, recorded=False: known[scale, recorded])
     reporter = SimpleNamespace(error=lambda text, line: nodes.system_message(text))
     inliner = SimpleNamespace(
         reporter=reporter, problematic=lambda raw, text, _: nodes.problematic(raw, text)
@@ -404,6 +405,21 @@ def test_what_another_scale_lacks_is_the_number_of_the_laptop_and_says_so(monkey
         assert shown(key, "smoke") == (text, f"not found at scale smoke; {from_row}")
     assert shown("x", "smoke") == ("x", "no result is called 'x'; known are both, none.")
     assert shown("x", "laptop") == ("x", "no result is called 'x'; known are both, none, seeds.")
+
+
+def test_every_number_of_the_prose_is_in_the_records():
+    """So that a book of any scale has one to show."""
+    from kemem.book import sphinx_ext
+
+    known = sphinx_ext._results("laptop", recorded=True)
+    asked = {
+        role.partition("|")[::2]
+        for source in (Path(__file__).parents[1] / "chapters").glob("*.py")
+        for role in re.findall(r"\{result\}`([^`]+)`", source.read_text())
+    }
+    assert len(asked) > 400
+    for key, form in asked:
+        assert sphinx_ext.show(known[key], form)
 
 
 def test_docstrings_become_restructured_text():

@@ -623,6 +623,7 @@ TABLE = {
     "no model": ("--domains world,docstrings --method ncl", "Missing argument 'MODEL'; see kemem adapt --help"),
     "no domains": ("{0}/olmo --method ncl", "Missing option '--domains'"),
     "no method": ("{0}/olmo --domains world,docstrings", "Missing option '--method'"),
+    "layout missing": (f"{OF} world,docstrings --layout {{0}}/none.json", "a layout as JSON in {0}/none.json; got: No"),
     "one domain": (f"{OF} files:{{0}}/sums.txt", "two domains or more, one after another; got files:"),
     "a domain twice": (
         f"{OF} files:{{0}}/sums.txt,files:{{0}}/towns.txt,files:{{0}}/sums.txt", "sums.txt', which is given twice"

@@ -6,6 +6,7 @@ import math
 import shlex
 
 import naive_editing as naive
+import numpy as np
 import pytest
 import test_tracing as by_hooks
 import torch
@@ -378,3 +379,26 @@ def test_commands_take_a_layout_from_a_file(name, tmp_path, capfd):
     assert edited["n"] == 1 and edited["update_norm"]["1"] > 0
     woken = told("resuscitate @/model --fraction 0.5 --gain 1 --corpus files:@/text.txt --out @/woken")
     assert woken["scaled"] == ("up" if name == "mistral" else "values")
+
+
+@pytest.mark.parametrize("name", ["phi", "mistral"])
+def test_a_family_with_a_layout_learns_domains_by_das(name, tmp_path, capfd):
+    """Without the layout the family is refused, and the refusal names it."""
+    words = train_tokenizer([by_hooks.WORDS], 61, unit="word")
+    made(name, dtype=torch.float32, vocab_size=len(words)).save_pretrained(tmp_path / "model")
+    words.save_pretrained(tmp_path / "model")
+    (tmp_path / "layout.json").write_text(json.dumps(FAMILIES[name][1]))
+    draw, vocabulary = np.random.default_rng(0), by_hooks.WORDS.split()
+    for text, known in (("one", vocabulary[::2]), ("two", vocabulary[1::2])):
+        documents = [json.dumps({"text": " ".join(draw.choice(known, 12)), "id": str(i)}) for i in range(200)]
+        (tmp_path / f"{text}.jsonl").write_text("\n".join(documents))
+    command = shlex.split(
+        f"adapt {tmp_path}/model --domains files:{tmp_path}/one.jsonl,files:{tmp_path}/two.jsonl --method das "
+        f"--steps 2 --batch 4 --length 6 --tasks none --set samples=4 --device cpu --json {tmp_path}/out.json"
+    )
+    assert main(command) == 2 and "layout" in capfd.readouterr().err
+    assert main([*command, "--layout", str(tmp_path / "layout.json")]) == 0, capfd.readouterr().err
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["settings"]["family"] == name and told["domains"] and np.isfinite(told["loss"]).all()
+    before, after = told["before"], np.diag(told["loss"])
+    assert all(a != b for a, b in zip(before, after, strict=True))

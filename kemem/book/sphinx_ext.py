@@ -25,6 +25,7 @@ from kemem.book.docstrings import restructured
 from kemem.book.parameters import declared
 from kemem.book.places import chapter, chapters, checkout
 from kemem.book.session import open_store
+from kemem.runs import Store
 from kemem.studies.lab import Result
 
 WRITTEN_FOR = "laptop"
@@ -36,11 +37,14 @@ def _scale() -> str:
 
 
 @cache
-def _results(scale: str) -> dict[str, Result]:
-    """Results of a scale from live rows and records; nothing is computed."""
+def _results(scale: str, *, recorded: bool = False) -> dict[str, Result]:
+    """Results of a scale from live rows and records, or from records alone; nothing is computed."""
     from kemem.studies import results  # imports torch: only a page with a number needs it
 
-    return results(open_store(checkout(), scale), scale)
+    store = open_store(checkout(), scale)
+    if recorded:  # what chapters compute anew is recorded too
+        store = Store(store.live, checkout() / "records" / scale, mode="replay")
+    return results(store, scale)
 
 
 def provenance(result: Result) -> str:
@@ -103,7 +107,7 @@ def result_role(
         said = f"no result is called {key!r}; known are {', '.join(sorted(known)) or 'none yet'}."
     except (ValueError, TypeError) as error:
         said = f"the result {key!r} cannot be written as {form!r}: {error}."
-    if scale != WRITTEN_FOR and key in (written := _results(WRITTEN_FOR)):
+    if scale != WRITTEN_FOR and key in (written := _results(WRITTEN_FOR, recorded=True)):
         with contextlib.suppress(ValueError, TypeError):
             return [_quoted(rawtext, written[key], form, lacking=scale)], []
     message = inliner.reporter.error(said, line=lineno)

@@ -23,7 +23,7 @@ from kemem.cli.domains import (
     rows,
     split_specs,
 )
-from kemem.cli.options import Device, Json, at_least, check_corpus, one_of, place
+from kemem.cli.options import Device, Json, LayoutFile, at_least, check_corpus, laid_out, one_of, place
 from kemem.cli.pretraining import DTYPES, claim
 from kemem.cli.terminal import (
     check_json,
@@ -88,6 +88,7 @@ def adapt(
     revision: Annotated[
         str | None, typer.Option(metavar="R", help="branch, tag or commit; of a local folder a sub-folder")
     ] = None,
+    layout: LayoutFile = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="folder of the trained model, new or of this very run"),
@@ -163,6 +164,7 @@ def adapt(
         raise BadInput(f"expected a device that computes in bfloat16; got {device}; use --dtype float32.")
     name = f"{model} at {revision}" if revision else model
     config, tokenizer = models.described(model, revision=revision)
+    laid_out(layout, model, revision)
     shape = outline(config)
     if tokenizer is None:
         raise BadInput(f"expected a tokenizer beside the weights of {name}; got none; save it there.")

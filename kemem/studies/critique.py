@@ -166,7 +166,7 @@ def _both(scores: editing.Scores, success: str, said: str) -> dict[str, float | 
     return {"success": scores.mean(success), "said": scores.mean(said)}
 
 
-def mean(found: Sequence[float | bool]) -> float:
+def mean(found: Sequence[float | int | bool]) -> float:
     return sum(found) / len(found) if found else 0.0
 
 

@@ -17,7 +17,9 @@ LARGEST = 1 - 1e-12  # of a correlation that is transformed
 LEAST = 4  # cases: two to fit a rule on, two to try it on
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> tuple[float, float | None, float | None]:
+def correlation(
+    x: Sequence[float] | Array, y: Sequence[float] | Array
+) -> tuple[float, float | None, float | None]:
     """Spearman's rank correlation and its 95 % interval, by Fisher's z with variance (1 + r^2 / 2) / (n - 3).
 
     Bonett and Wright 2000. 0 where one of them does not vary; no interval of fewer than five points.

@@ -283,7 +283,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     z = sizes(scale)
     found: dict[str, tuple[float | int, str, Row]] = {}
 
-    def put(name: str, each: Sequence[float | None], unit: str, row: Row) -> None:
+    def put(name: str, each: Sequence[float | int | None], unit: str, row: Row) -> None:
         known = [x for x in each if x is not None]
         if known:
             found[name] = (math.fsum(known) / len(known), unit, row)

@@ -208,7 +208,7 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     """Means over seeds: `field.released.FT-W as released.NS`; `field.cost.ROME.all` in seconds."""
     found: dict[str, tuple[float | int, str, Row]] = {}
 
-    def put(name: str, each: Sequence[float | None], unit: str, row: Row) -> None:
+    def put(name: str, each: Sequence[float | int | None], unit: str, row: Row) -> None:
         known = [x for x in each if x is not None]
         if known:
             found[name] = (math.fsum(known) / len(known), unit, row)
