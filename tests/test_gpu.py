@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from kemem import editing, evaluation
+from kemem import arithmetic, editing, evaluation
 from kemem.continual import Held, learn, named
 from kemem.editing import memit
 from kemem.entropy import (
@@ -67,6 +67,21 @@ def test_entropy_in_float32_is_that_of_the_cpu(family, side):
     torch.testing.assert_close(found.attention, expected.attention, rtol=0, atol=1e-4)
     assert found.next_token_entropy == pytest.approx(expected.next_token_entropy, abs=1e-4)
     assert (found.tokens, found.instances) == (expected.tokens, expected.instances)
+
+
+def test_entropy_with_tf32_is_near_that_of_the_cpu(family):
+    """Where that was allowed: factors of ten bits, so errors of a thousandth at most, and not none."""
+    plain = both(family, torch.float32)[1]
+    arithmetic.allow_tf32()
+    try:
+        expected, found = both(family, torch.float32)
+        assert arithmetic.precision(torch.device(DEVICE)) in ("tf32", "float32")
+    finally:
+        arithmetic.allow_tf32(False)
+    torch.testing.assert_close(found.layers, expected.layers, rtol=0, atol=2e-3)
+    assert found.next_token_entropy == pytest.approx(expected.next_token_entropy, abs=2e-3)
+    rounds = torch.cuda.get_device_capability()[0] >= arithmetic.TENSOR_CORES
+    assert torch.equal(found.usage, plain.usage) != rounds
 
 
 def test_entropy_in_float64_is_that_of_the_cpu(family):
