@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the top. A module imports from its own package, or from floors below; the papers never import each other.
 FLOORS = [
+    {"__main__"},
     {"book", "cli"},
     {"claims"},
     {"studies"},

@@ -712,3 +712,15 @@ def test_refusals_are_one_line(world, call, said):
     with pytest.raises(BadInput) as caught:
         call(world)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(st.integers(0, 200) | st.integers(1000, 5000), st.text(max_size=8))
+def test_a_list_is_shuffled_by_the_draws_of_its_stream(count, key):
+    """Fisher and Yates, one draw for each item but the first, from the last; the stream goes on after them."""
+    at_once, one_by_one = Draws("shuffle", key), Draws("shuffle", key)
+    expected = list(range(count))
+    for i in range(count - 1, 0, -1):
+        j = one_by_one.below(i + 1)
+        expected[i], expected[j] = expected[j], expected[i]
+    assert at_once.shuffled(range(count)) == expected
+    assert at_once.bits() == one_by_one.bits()

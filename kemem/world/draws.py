@@ -8,6 +8,7 @@ from typing import TypeVar, no_type_check
 
 T = TypeVar("T")
 WORD = (1 << 64) - 1
+STEP, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def digest(*key: str | int) -> int:
@@ -29,9 +30,9 @@ class Draws:
 
     def bits(self) -> int:
         """The next 64 bits."""
-        self.state = z = (self.state + 0x9E3779B97F4A7C15) & WORD
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & WORD
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & WORD
+        self.state = z = (self.state + STEP) & WORD
+        z = ((z ^ (z >> 30)) * FIRST) & WORD
+        z = ((z ^ (z >> 27)) * SECOND) & WORD
         return z ^ (z >> 31)
 
     def below(self, n: int) -> int:
@@ -50,10 +51,16 @@ class Draws:
         return items[min(self.below(len(items)), self.below(len(items)))]
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
-        mixed = list(items)
-        for i in range(len(mixed) - 1, 0, -1):
-            j = (self.bits() * (i + 1)) >> 64
+        mixed, state = list(items), self.state
+        for i in range(
+            len(mixed) - 1, 0, -1
+        ):  # `below(i + 1)`, written out: most draws of a document are these
+            state = (state + STEP) & WORD
+            z = ((state ^ (state >> 30)) * FIRST) & WORD
+            z = ((z ^ (z >> 27)) * SECOND) & WORD
+            j = ((z ^ (z >> 31)) * (i + 1)) >> 64
             mixed[i], mixed[j] = mixed[j], mixed[i]
+        self.state = state
         return mixed
 
 
