@@ -38,7 +38,8 @@ FORMULAE = {
     "algebra": "L (M^3 / 3 + 4 M^2 n): key moments factorised and solved for n facts, in float64",
     "moments": "2 L M^2 tokens: products of keys summed over ordinary text, in float64",
     "seconds": f"of each row FLOP / (peak x MFU), with MFU = {MFU:g} taken for granted, and {STEP:g} s a step at "
-    "least; the peak in training is that of its precision, elsewhere of TF32 if the card has it",
+    "least; the peak in training is that of its precision, elsewhere of TF32 if the card has it; reading and "
+    "tokenizing text is not counted",
     "memory": "the most of any row: state 16 N bytes in training (weights, gradients, two moments in float32; 32 N in "
     "float64), 4 N forward (8 N), and activations tokens x (L (12 D + 4 M) b + 8 V) bytes of a micro-batch (forward: "
     "of 32 rows, L = 1), b = 2 in bfloat16, 4 in float32, 8 in float64",
