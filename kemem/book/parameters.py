@@ -105,6 +105,15 @@ def _whole(least: int) -> Callable[[str, Any], None]:
     return test
 
 
+def _device(name: str, value: Any) -> None:
+    if value in DEVICES:
+        return
+    from kemem.models.places import accelerator  # torch, which most values need not wait for
+
+    if value is None or value != accelerator():
+        _one_of(*DEVICES)(name, value)
+
+
 def _corpus(name: str, value: Any) -> None:
     from kemem.corpora import specs
 
@@ -113,7 +122,7 @@ def _corpus(name: str, value: Any) -> None:
 
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "scale": _one_of(*SCALES),
-    "device": _one_of(*DEVICES),
+    "device": _device,
     "dtype": _one_of(*DTYPES),
     "coefficient": _one_of("abs", "relu", "relu-gate"),
     "padding": _one_of("mask", "include"),

@@ -131,6 +131,7 @@ def become_(
             raise BadInput(
                 f"expected {name} of the grown model to be {list(p.shape)}; got {got}; this family cannot grow so."
             )
+    new.to(next(model.parameters()).device)  # buffers that are not kept below, too
     for name, p in new.named_parameters():
         p.data = parameters[name].contiguous()  # tied ones share it, and every dtype stays
         p.requires_grad_(trained.get(origin(name), True))

@@ -15,13 +15,21 @@ DTYPES = {
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
+def accelerator() -> str | None:
+    """The name of the accelerator that this torch can use, of whatever maker: "cuda", "mps", "xpu"..."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return None if found is None else found.type
+
+
 def named_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else Apple's, else the CPU."""
+    """auto: CUDA where there is one, else Apple's, else the CPU; an accelerator of another maker only by its name."""
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    if name not in ("auto", *present) and name == accelerator():
+        return torch.device(name)
     if name == "auto":
         return torch.device(next(kind for kind, here in present.items() if here))
     if name not in present:

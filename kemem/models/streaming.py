@@ -88,8 +88,9 @@ def stream(
             f"expected all weights of a {config.model_type} model in {source}; got {len(lacking)} missing or of "
             f"another shape, {lacking[0]} first; give a complete model."
         )
-    for kept in model.parameters():  # transformers maps the file, which may change: these are to be their own
-        kept.data = kept.data.to(place, copy=True)
+    if place.type == "cpu":  # transformers maps the file, which may change: these are to be their own
+        for kept in model.parameters():
+            kept.data = kept.data.clone()
     model.to(place).eval().requires_grad_(False)
     _put(model, memories.blocks_path, blocks, config)
     pages = Pages(model, memories.blocks_path, Shards(_weights(folder)), place)

@@ -145,4 +145,7 @@ def bfloat16_runs(device: torch.device | str) -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    if kind == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    asked = None if kind == "mps" else getattr(getattr(torch, kind, None), "is_bf16_supported", None)
+    return asked is not None and asked()
