@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny
 
-from kemem import arithmetic, editing, evaluation
+from kemem import arithmetic, editing, evaluation, models
 from kemem.continual import Held, learn, named
 from kemem.editing import memit
 from kemem.entropy import (
@@ -27,6 +27,7 @@ from kemem.entropy import (
 from kemem.entropy.batches import Padder
 from kemem.entropy.sums import Sums
 from kemem.memory import Memories
+from kemem.models.streaming import stream
 from kemem.objective import Masked, causal
 from kemem.runs import Store
 from kemem.studies import (
@@ -144,6 +145,25 @@ def test_a_batch_is_measured_without_waiting_for_the_device(monkeypatch):
         with never_waiting():
             sums.add(padder(rows))
     assert sums.usage(14).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["olmo", "gpt2"])
+def test_a_model_on_the_disk_is_measured_on_the_device(name, tmp_path):
+    """Blocks read from the disk one by one to the device: entropies, and a gradient through all of them."""
+    tiny(name, width=48, memories=80, layers=3).save_pretrained(tmp_path)
+    whole, _ = models.load(str(tmp_path), device="cpu", dtype="float32")
+    model, _ = stream(str(tmp_path), device=DEVICE, dtype="float32")
+    expected, found = (measure(each, texts(), batch_size=4, attention=True) for each in (whole, model))
+    torch.testing.assert_close(found.layers, expected.layers, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.attention, expected.attention, rtol=0, atol=1e-4)
+    gradients = []
+    for each, device in ((whole, "cpu"), (model, DEVICE)):
+        rows = (
+            each.get_input_embeddings()(torch.tensor([[3, 4, 5, 6]], device=device)).detach().requires_grad_()
+        )
+        each(inputs_embeds=rows).logits[0, -1, 7].backward()
+        gradients.append(rows.grad.cpu())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 
 # ---------------------------------------------------------------------- training, evaluation, injection, resuscitation
