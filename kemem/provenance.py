@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import subprocess
 import sys
@@ -13,23 +14,29 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import kemem
+
+COMMIT = "KEMEM_COMMIT"
 LIBRARIES = ("kemem", "torch", "transformers", "tokenizers", "numpy")
 
 
 def commit() -> str | None:
-    """The git commit of this checkout, with + when tracked files differ from it; None outside a checkout."""
+    """The git commit of this checkout, with + when tracked files differ from it.
+
+    Outside a checkout what $KEMEM_COMMIT says, for a copy of one that left its history behind; else None.
+    """
     root = Path(__file__).resolve().parents[1]
     try:
         ask = {"cwd": root, "capture_output": True, "text": True, "timeout": 20}
         head = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **ask)
         if head.returncode:
-            return None
+            return os.environ.get(COMMIT) or None
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no", "--", "kemem"], **ask
         ).stdout.strip()
         return head.stdout.strip() + ("+" if changed else "")
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get(COMMIT) or None
 
 
 def versions() -> dict[str, str]:
@@ -38,6 +45,7 @@ def versions() -> dict[str, str]:
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
+    found.setdefault("kemem", kemem.__version__)  # in a copy that is not installed
     return found
 
 

@@ -251,11 +251,12 @@ def _load(path: Path) -> dict[str, Any] | None:
     """A row's file, or None where it is absent; a half-written or altered one is said and treated as absent."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        sound = isinstance(document, dict) and document.get("checksum") == _checksum(document)
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        document = None
-    if not isinstance(document, dict) or document.get("checksum") != _checksum(document):
+    except (ValueError, TypeError, RecursionError):  # not JSON, or numbers that no row holds
+        sound = False
+    if not sound:
         warnings.warn(
             f"the row {path.name} is damaged or was altered (checksum); it is not used.", stacklevel=3
         )

@@ -151,6 +151,10 @@ def test_broken_configurations_are_refused(tmp_path):
     for text in ("{", "[]", "", '{"model_type": 3}', "\xff"):
         config.write_bytes(text.encode("latin-1"))
         refused("expected a model", str(tmp_path))
+    sizes = {"model_type": "olmo", "hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2}
+    for wrong in ({"hidden_size": "12"}, {"num_hidden_layers": 1.5}, {"vocab_size": None}):
+        config.write_text(json.dumps(sizes | wrong))
+        refused("expected a model", str(tmp_path))
     config.write_text(json.dumps({"model_type": "olmo9"}))
     refused("got 'olmo9'; kemem reads bert", str(tmp_path))
 

@@ -15,6 +15,7 @@ from transformers.models.olmo import modeling_olmo
 
 from kemem.errors import BadInput
 from kemem.models import convert, load
+from kemem.models.native import configuration
 
 SETTINGS = {
     "d_model": 12,
@@ -233,12 +234,22 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, tensor):
         ({"attention_layer_norm": True}, "attention_layer_norm False"),
         ({"activation_type": "gelu"}, "activation_type swiglu"),
         ({"block_type": "llama"}, "block_type sequential"),
+        ({"n_heads": 0}, "expected sizes of an OLMo model"),
+        ({"n_heads": "2"}, "expected sizes of an OLMo model"),
+        ({"d_model": "16"}, "expected sizes of an OLMo model"),
+        ({"rope_theta": "x"}, "expected sizes of an OLMo model"),
         ({"n_heads": None}, "expected n_heads in the configuration"),
         ({"vocab_size": None, "embedding_size": None}, "expected vocab_size in the configuration"),
     ],
 )
 def test_settings_without_a_place_are_refused(tmp_path, changes, message):
     refused(message, write(tmp_path / "a", native(tiny("olmo")), **changes), tmp_path / "t")
+
+
+def test_sizes_that_are_whole_floats_are_sizes(tmp_path):
+    made = native(tiny("olmo"))
+    whole = configuration(write(tmp_path / "a", made, mlp_ratio=4))
+    assert configuration(write(tmp_path / "b", made, mlp_ratio=4.0)).to_dict() == whole.to_dict()
 
 
 def test_files_that_are_not_there_or_broken_are_refused(tmp_path):

@@ -116,7 +116,7 @@ def test_an_older_version_is_stale(tmp_path):
     assert fresh.values == "new" and not fresh.stale
 
 
-@pytest.mark.parametrize("harm", ["altered", "cut", "empty", "binary"])
+@pytest.mark.parametrize("harm", ["altered", "cut", "empty", "binary", "no number", "too large", "deep"])
 def test_a_damaged_row_is_said_and_recomputed(tmp_path, harm):
     store = runs.Store(tmp_path)
     store.row("s", 1, Settings(), lambda p: {"entropy": 1.0})
@@ -128,6 +128,9 @@ def test_a_damaged_row_is_said_and_recomputed(tmp_path, harm):
             "cut": text[: len(text) // 2],
             "empty": b"",
             "binary": b"\xff\xfe",
+            "no number": text.replace(b"1.0", b"NaN"),
+            "too large": text.replace(b"1.0", b"1e999"),
+            "deep": b"[" * 100_000,
         }[harm]
     )
     with pytest.warns(UserWarning, match="damaged or was altered"):

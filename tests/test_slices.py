@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from test_contents import lab
 
+from kemem import provenance
 from kemem.book import build, session, slices
 from kemem.book.metering import OutOfTime, Slice, mfu
 from kemem.book.places import checkout
 from kemem.errors import BadInput
 from kemem.runs import Store
-from kemem.studies import pretraining
-from kemem.studies.asking import Busy
+from kemem.studies import contents, pretraining
+from kemem.studies.asking import Busy, Failures
 from kemem.studies.cards import card
 from kemem.studies.operations import Moments, Part, parameters
 
@@ -53,6 +54,11 @@ def root(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KEMEM_STORE", str(tmp_path / "store"))
     return place
+
+
+def archived(out: Path) -> list[str]:
+    with tarfile.open(out / "records-smoke.tar.gz") as archive:
+        return archive.getnames()
 
 
 def rows(root: Path) -> set[str]:
@@ -119,6 +125,90 @@ def test_training_goes_on_in_the_next_slice(root, monkeypatch):
     assert again == whole
     first = next(-done for done in told if done < 0)
     assert first > 20
+
+
+def test_what_a_killed_slice_finished_is_in_the_archive(root, tmp_path, monkeypatch):
+    """And so is what a slice finished whose contents cannot be counted at its end."""
+    monkeypatch.setattr(slices, "ARCHIVED", 0.0)
+    told, out = [], tmp_path / "out"
+
+    def killed(*_):
+        told.extend(archived(out))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(slices, "_missing", killed)
+    monkeypatch.setattr(Slice, "left", property(lambda self: 100.0 if len(self.lines) < 1 else 0.0))
+    with pytest.raises(KeyboardInterrupt):
+        slices.run(root, "smoke", only=("02",), out=out)
+    assert len(told) == 1 and set(told) == rows(root)
+
+
+def test_what_failed_in_a_slice_that_ended_early_comes_last_in_the_next(root, monkeypatch):
+    """A row that fails always would else be begun first in every slice."""
+    begun: list[str] = []
+    begin = Slice.begin
+    monkeypatch.setattr(Slice, "begin", lambda self, *of: (begun.append(of[0]), begin(self, *of))[1])
+    names: dict[str, str] = {}
+    has = Failures.has
+    monkeypatch.setattr(Failures, "has", lambda self, *of: (names.update([of]), has(self, *of))[1])
+    assert slices.run(root, "smoke", only=("02",)) == slices.DONE
+    assert begun[0] == "texts" and len(begun) == 3
+    for row in rows(root):
+        (root / row).unlink()
+    monkeypatch.setenv("KEMEM_STORE", str(root.parent / "second"))
+    failed = Failures(root.parent / "second" / "smoke" / "work" / "slices" / "failed")
+    failed.add("texts", names["texts"], ValueError("then"))
+    begun.clear()
+    assert slices.run(root, "smoke", only=("02",)) == slices.DONE
+    assert begun[-1] == "texts" and len(begun) == 3 and not failed.folder.exists()
+
+
+def test_a_step_that_raises_is_told_and_counted(root, tmp_path, monkeypatch, capfd):
+    """The other rows of the slice are in the archive, and the slice ends as one that failed."""
+    steps = contents.steps
+
+    def broken(lab, number):
+        def raising():
+            raise BadInput("expected something else")
+
+        return [*steps(lab, number), raising]
+
+    monkeypatch.setattr(contents, "steps", broken)
+    assert slices.run(root, "smoke", only=("02",), out=tmp_path / "out") == slices.FAILED
+    said = capfd.readouterr().err
+    assert "chapter 02 BadInput failed: BadInput: expected something else" in said and "1 failed" in said
+    assert set(archived(tmp_path / "out")) == rows(root) != set()
+
+
+def test_rows_that_no_more_fit_are_not_waited_for(tmp_path, monkeypatch):
+    """But those that another process is at are."""
+    waited: list[float] = []
+    monkeypatch.setattr("kemem.book.metering.time.sleep", waited.append)
+    own = Slice(lab("01", Store(tmp_path)), minutes=9.0, price=None, card=card("H100"))
+    own.began -= 350
+    with pytest.raises(Busy):
+        own.begin("pretraining", pretraining.SCALES["gpu"])
+    own.wait(0.1, 2)
+    assert waited == [0.1]
+    with pytest.raises(Busy):
+        own.begin("pretraining", pretraining.SCALES["gpu"])
+    with pytest.raises(OutOfTime):
+        own.wait(0.1, 1)
+
+
+def test_a_model_that_is_named_twice_is_trained_once(tmp_path):
+    s = pretraining.SCALES["gpu"]
+    own = Slice(lab("01", Store(tmp_path)), minutes=9.0, price=None, card=card("H100"))
+    assert len(own.of("unknown", (s, (s,)))) == len(own.of("unknown", (s,))) == 1
+
+
+def test_a_copy_without_history_has_the_commit_it_was_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "kemem" / "provenance.py"))
+    (tmp_path / "kemem").mkdir()
+    monkeypatch.setenv("KEMEM_COMMIT", "0123456789ab")
+    assert provenance.commit() == "0123456789ab"
+    monkeypatch.delenv("KEMEM_COMMIT")
+    assert provenance.commit() is None
 
 
 def test_the_alarm_ends_a_row_that_goes_on():

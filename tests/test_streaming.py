@@ -412,6 +412,18 @@ def test_a_saved_edit_is_that_of_the_model_in_memory(shards, dtype, tmp_path):
         assert (tmp_path / "same" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_weights_that_would_be_read_in_place_of_the_saved_ones_are_refused(tmp_path):
+    written(tmp_path / "from", "gpt2", shards=True)
+    written(tmp_path / "other", "gpt2", seed=5)
+    _, model = both(str(tmp_path / "from"))
+    before = (tmp_path / "other" / "model.safetensors").read_bytes()
+    with pytest.raises(BadInput, match=r"without other weights; got model\.safetensors"):
+        save(model, tmp_path / "other")
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() == before
+    save(model, tmp_path / "to")
+    save(model, tmp_path / "to")  # of the same names: written anew
+
+
 def test_an_edit_of_what_is_kept_in_memory_is_refused(folder):
     whole, model = both(folder)
     edit = Edit({"lm_head.weight": torch.ones(61, 12)})

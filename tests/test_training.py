@@ -13,6 +13,7 @@ import pytest
 import torch
 import two_processes
 from conftest import tiny
+from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -593,6 +594,16 @@ def test_wrong_recipes_are_refused(change, message):
     with pytest.raises(BadInput, match=message) as caught:
         replace(RECIPE, **change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [{"save_every": 1}, {"checkpoints": tuple(range(51))}])
+def test_nothing_is_written_of_a_loss_that_is_not_finite(tmp_path, kept):
+    """Also where the next row of the history is far away."""
+    recipe = replace(RECIPE, learning_rate=1e6, clip=0.0, steps=50, weight_decay=10.0, log_every=50, **kept)
+    with pytest.raises(BadInput, match=r"expected a finite loss; got (nan|inf) by step"):
+        train(model(), Rows(), recipe, out=tmp_path)
+    files = [*tmp_path.rglob("*.safetensors")]
+    assert files and all(t.isfinite().all() for f in files for t in load_file(f).values())
 
 
 def test_runs_that_cannot_be_are_refused():

@@ -42,6 +42,8 @@ class Slice:
     _work: Work = field(default_factory=list)
     _sought: dict[Hashable, int] = field(default_factory=dict)
     """Tokens of what rows have in common and this process has done."""
+    _late: set[str] = field(default_factory=set)
+    """Rows that were put off since the last wait, because they do not fit any more."""
 
     @property
     def whole(self) -> float:
@@ -58,13 +60,15 @@ class Slice:
         self._work = self.of(study, settings)
         expected = sum(seconds(part, self.card) for part in self._work) if self.card is not None else 0.0
         if self.left < expected <= FITS * self.whole:
+            self._late.add(f"{study} {settings!r}")
             raise Busy(f"{study} would take {expected:.0f} s, and {self.left:.0f} s are left")
 
     def of(self, study: str, settings: Any) -> Work:
         """What a row takes now, with the training of models that it begins with, as far as that is to be done."""
         found = self._fresh(ROWS[study](settings)) if study in ROWS else []
-        for each in within(settings):
-            if isinstance(each, Pretraining) and not isinstance(each, Pretrained) and study != "inside":
+        models = dict.fromkeys(each for each in within(settings) if isinstance(each, Pretraining))
+        for each in models:  # once each, however often settings name it
+            if not isinstance(each, Pretrained) and study != "inside":
                 share = checkpoints.left(self.lab, each)
                 found += [trained(each.setup.with_(steps=round(share * each.setup.steps)))] if share else []
         return found
@@ -94,10 +98,11 @@ class Slice:
         cost = "" if line["cost"] is None else f", cost {line['cost']:.3f}"
         self.say(f"{row.study} {row.digest}: {spent:.1f} s, {flops:.2e} FLOP, {share}{cost}")
 
-    def wait(self, pause: float) -> None:
-        """Rows are put off: to the next slice, or another process is at them."""
-        if self.left <= 60 or not self.card:
+    def wait(self, pause: float, rows: int = 1) -> None:
+        """So many rows are put off: to the next slice, which is not waited for, or another process is at them."""
+        if self.left <= 60 or len(self._late) >= rows:
             raise OutOfTime
+        self._late.clear()
         time.sleep(pause)
 
 

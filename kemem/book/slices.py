@@ -5,8 +5,8 @@
 
 asks for the contents of all chapters in their order and computes what records/<scale> lacks. It stops by itself before
 the minutes are over, and the next call goes on; --all makes the calls. Finished rows are in records/, models and the
-states of their training in the store ($KEMEM_STORE, or .kemem). DIR gets one archive of all rows of the scale: unpacked
-in a checkout (`tar -xzf records-gpu.tar.gz`) it is the records of that checkout, so that a slice on another machine
+states of their training in the store ($KEMEM_STORE, or .kemem). DIR gets one archive of all rows of the scale, written
+anew as rows are finished: unpacked in a checkout (`tar -xzf records-gpu.tar.gz`) it is the records of that checkout, so that a slice on another machine
 goes on from it.
 
 Exit status: 0 when nothing is missing, 3 when there is more to do, 1 when all that is left has failed, 2 for a mistake.
@@ -24,7 +24,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from kemem.book.parameters import check, declared
 from kemem.book.places import chapters, checkout
 from kemem.book.session import open_lab
 from kemem.errors import BadInput
+from kemem.runs import Row
 from kemem.studies import contents
 from kemem.studies.asking import Asking, Claiming, Failures
 from kemem.studies.lab import SCALES, Lab
@@ -42,6 +43,7 @@ SLICED = ("gpu", "paper")
 """Scales that `make record` computes in slices."""
 DONE, FAILED, MORE = 0, 1, 3
 MINUTES = 9.0
+ARCHIVED = 30.0  # seconds after which --out is written anew
 
 
 # ---------------------------------------------------------------------- a slice
@@ -76,30 +78,50 @@ def _run(
     own = Slice(lab, minutes, price, device_card(lab), _say)
     assert lab.store.records is not None
     lab.store.records.mkdir(parents=True, exist_ok=True)
-    folder = lab.store.live / "work" / "slices" / f"{time.time_ns():x}"
     start = time.time()
 
     def failed(study: str, name: str, error: Exception) -> None:
         _say(f"{study} {name} failed: {type(error).__name__}: {' '.join(str(error).split())}")
 
-    failures = Failures(folder)
-    store = Claiming(lab.store, failures, begin=own.begin, told=own.told, failed=failed)
+    saved = time.monotonic()
+
+    def told(row: Row, settings: Any) -> None:
+        nonlocal saved
+        own.told(row, settings)
+        if (
+            out is not None and time.monotonic() - saved > ARCHIVED
+        ):  # for a slice that is killed before its end
+            with suppress(OSError):  # the end of the slice says it
+                write(lab.store.records, out, own.lines)
+            saved = time.monotonic()
+
+    failures = Failures(lab.store.live / "work" / "slices" / "failed")
+    earlier = list(failures)  # in slices that ended early
+    store = Claiming(lab.store, failures, begin=own.begin, told=told, failed=failed)
+
+    def wait(pause: float) -> None:
+        own.wait(pause, len(store.claims.waiting))
+
     ended = False
     try:
         with _until(own.left):
-            work(asked, store, wait=own.wait)
+            work(asked, store, wait=wait)
+            if earlier:  # when all else is done
+                failures.forget(earlier)
+                work(asked, store, wait=wait)
     except OutOfTime:
         ended = True
+    if out is not None:
+        write(lab.store.records, out, own.lines)
     missing = _missing(asked)
     count = len(list(failures))
-    shutil.rmtree(folder, ignore_errors=True)
+    if not ended:
+        shutil.rmtree(failures.folder, ignore_errors=True)
     cost = "" if price is None else f", cost {price * (time.monotonic() - own.began) / 3600:.2f} by the hour"
     spent = (time.monotonic() - own.began) / 60
     _say(
         f"slice: {len(own.lines)} rows in {spent:.1f} minutes{cost}; {missing} missing by now, {count} failed"
     )
-    if out is not None:
-        write(lab.store.records, out, own.lines)
     if not ended:
         return FAILED if missing or count else DONE
     if not own.lines and not _moved(lab.store.live, start):
@@ -133,7 +155,9 @@ def _labs(root: Path, scale: str, only: Sequence[str], device: str) -> list[tupl
 def _missing(asked: list[tuple[Lab, str]]) -> int:
     """Rows that are missing, of those that can be asked for by now."""
     rows = {
-        row.digest: row.row for lab, number in asked for row in contents.asked(lab, number, Asking(lab.store))
+        row.digest: row.row
+        for lab, number in asked
+        for row in contents.asked(lab, number, Asking(lab.store), failing=True)
     }
     return sum(row is None for row in rows.values())
 
@@ -185,7 +209,9 @@ def loop(options: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m kemem.book.slices", description=(__doc__ or "").split("\n\n")[0]
+        allow_abbrev=False,  # `loop` takes --all away by its whole name
+        prog="python -m kemem.book.slices",
+        description=(__doc__ or "").split("\n\n")[0],
     )
     parser.add_argument("--scale", default="gpu", choices=SCALES)
     parser.add_argument(

@@ -218,7 +218,8 @@ def _count(task: Task) -> tuple[int, int]:
     """Rows that are there and that are missing, of those that can be asked for by now."""
     asked: dict[str, bool] = {}
     for lab, number in task.labs():
-        asked |= {row.digest: row.row is not None for row in contents.asked(lab, number, Asking(lab.store))}
+        rows = contents.asked(lab, number, Asking(lab.store), failing=True)
+        asked |= {row.digest: row.row is not None for row in rows}
     return sum(asked.values()), len(asked) - sum(asked.values())
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -97,8 +98,20 @@ def configuration(folder: Path) -> OlmoConfig:
         raise BadInput(
             f"expected {(lacking or ['vocab_size'])[0]} in the configuration of {folder}; got none."
         )
+    try:
+        return _config(given, vocabulary)
+    except (ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(
+            f"expected sizes of an OLMo model in the configuration of {folder}; got {reason}; mend it."
+        ) from error
+
+
+def _config(given: dict[str, Any], vocabulary: int) -> OlmoConfig:
     width, heads = given["d_model"], given["n_heads"]
-    hidden = given.get("mlp_hidden_size") or given.get("mlp_ratio", 4) * width
+    if width % heads:
+        raise ValueError(f"a width of {width} for {heads} heads")
+    hidden = int(given.get("mlp_hidden_size") or given.get("mlp_ratio", 4) * width)
     end = given.get("eos_token_id")
     return OlmoConfig(
         architectures=["OlmoForCausalLM"],

@@ -28,6 +28,12 @@ from kemem.models.places import named_device, named_dtype
 from kemem.models.shape import FAMILIES, MASKED
 from kemem.progress import quiet_transformers
 
+UNREADABLE = (
+    OSError, ValueError, KeyError, RuntimeError, ImportError, ArithmeticError, SafetensorError,
+    errors.StrictDataclassError,
+)  # fmt: skip
+"""What `transformers` raises where a folder's configuration or weights are not as they should be."""
+
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -64,7 +70,7 @@ def load(
                 folder, config=config, dtype=kind, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **extra,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise source.refusal(error) from error
     lacking = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", ())]))
     if lacking:
@@ -162,7 +168,7 @@ class _Source:
     def config(self) -> Any:
         try:
             return AutoConfig.from_pretrained(self.place, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*UNREADABLE, TypeError, AttributeError) as error:
             raise self.refusal(error) from error
 
     def tokenizer(self) -> Any:

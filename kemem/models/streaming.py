@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -33,7 +32,7 @@ from kemem.errors import BadInput
 from kemem.memory import Memories
 from kemem.models.paging import Pages, Shards
 from kemem.models.places import named_device, named_dtype
-from kemem.models.reading import _Source
+from kemem.models.reading import UNREADABLE, _Source
 from kemem.models.shape import MASKED
 from kemem.progress import quiet_transformers
 
@@ -66,7 +65,7 @@ def stream(
     try:
         with quiet_transformers(), torch.device("meta"):
             outline = auto.from_config(copy.deepcopy(config), dtype=kind, **own)
-    except (ValueError, KeyError, RuntimeError, ImportError) as error:
+    except UNREADABLE as error:
         raise source.refusal(error) from error
     memories = Memories(outline)
     folder = Path(source.whole())
@@ -81,7 +80,7 @@ def stream(
                 folder, config=short, dtype=kind, use_safetensors=True, trust_remote_code=False,
                 output_loading_info=True, **own,
             )  # fmt: skip
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise source.refusal(error) from error
     if lacking := sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", ())])):
         raise BadInput(
@@ -120,6 +119,14 @@ def save(model: nn.Module, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(file.parent.resolve() == folder.resolve() for file in pages.shards.marks):
         raise BadInput(f"expected another folder than that of the model; got {folder}; give a new one.")
+    names = {file.name for file in pages.shards.marks}
+    if other := sorted(
+        path.name for path in folder.glob("*.safetensors*") if path.name not in {*names, INDEX}
+    ):
+        raise BadInput(
+            f"expected a folder without other weights; got {other[0]} in {folder}, which would be read in place of "
+            "these; give a new one."
+        )
     pages.shards.check(pages.shards.marks)
     for file in pages.shards.marks:
         shutil.copyfile(file, folder / file.name)

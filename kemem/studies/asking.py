@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -122,6 +122,11 @@ class Failures:
 
     def has(self, study: str, name: str) -> bool:
         return self._path(study, name).is_file()
+
+    def forget(self, some: Iterable[Mapping[str, str]]) -> None:
+        """What failed before may be tried again."""
+        for each in some:
+            self._path(each["study"], each["row"]).unlink(missing_ok=True)
 
     def __iter__(self) -> Any:
         for path in sorted(self.folder.glob("*.json")):

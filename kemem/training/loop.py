@@ -266,11 +266,6 @@ class _Run:
         """Adds a row to the history: the mean loss since the one before."""
         self.read_losses()
         loss = math.fsum(self.losses) / len(self.losses)
-        if not math.isfinite(loss):
-            raise BadInput(
-                f"expected a finite loss; got {loss} by step {self.done} of {self.domain.name}; lower "
-                f"learning_rate ({self.recipe.learning_rate:g}), clip more or warm up longer."
-            )
         row = {
             "step": self.done,
             "loss": loss,
@@ -283,13 +278,22 @@ class _Run:
         return row
 
     def read_losses(self) -> None:
-        """Reads the losses of the last steps from the device: the loop waits for it here and nowhere else."""
+        """Reads the losses of the last steps from the device: the loop waits for it here and nowhere else.
+
+        Refuses one that is not finite, and so before any of it is written.
+        """
         if self.fresh:
             self.losses += self.shared.sum_(torch.stack(self.fresh)).tolist()
             self.fresh.clear()
+        if lost := [loss for loss in self.losses if not math.isfinite(loss)]:
+            raise BadInput(
+                f"expected a finite loss; got {lost[0]} by step {self.done} of {self.domain.name}; lower "
+                f"learning_rate ({self.recipe.learning_rate:g}), clip more or warm up longer."
+            )
 
     def checkpoint(self, at_checkpoint: AtCheckpoint | None) -> None:
         """Writes out/step<N>/ and asks for its row."""
+        self.read_losses()
         if self.out is not None:
             weights = self.gathered() if self.sharded else None
             if self.shared.main:

@@ -34,11 +34,18 @@ def steps(lab: Lab, number: str) -> list[Step]:
     return CHAPTERS[number](lab, lab.parameters)
 
 
-def asked(lab: Lab, number: str, store: Asking) -> list[Asked]:
-    """Every row that can be asked for by now, finished or not, each once."""
+def asked(lab: Lab, number: str, store: Asking, *, failing: bool = False) -> list[Asked]:
+    """Every row that can be asked for by now, finished or not, each once.
+
+    failing: pass over a step that raises, which whoever computes the rows has told.
+    """
     looking = replace(lab, store=store)
     for each in steps(looking, number):
-        go(each)
+        try:
+            go(each)
+        except Exception:
+            if not failing:
+                raise
     return list(store.asked.values())
 
 
