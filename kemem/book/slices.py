@@ -6,8 +6,8 @@
 asks for the contents of all chapters in their order and computes what records/<scale> lacks. It stops by itself before
 the minutes are over, and the next call goes on; --all makes the calls. Finished rows are in records/, models and the
 states of their training in the store ($KEMEM_STORE, or .kemem). DIR gets one archive of all rows of the scale, written
-anew as rows are finished: unpacked in a checkout (`tar -xzf records-gpu.tar.gz`) it is the records of that checkout, so that a slice on another machine
-goes on from it.
+anew as rows are finished: unpacked in a checkout (`tar -xzf records-gpu.tar.gz`) it is the records of that checkout, so
+that a slice on another machine goes on from it. Rows that failed are tried again when all others are done.
 
 Exit status: 0 when nothing is missing, 3 when there is more to do, 1 when all that is left has failed, 2 for a mistake.
 """
