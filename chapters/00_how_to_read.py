@@ -58,16 +58,16 @@
 #
 # ## On a hosted notebook or a rented GPU
 #
-# A machine with a GPU and a shell is enough, Colab's included (there with `!` before each line). Clone the repository, set it up, and run a chapter on the card:
+# A machine with a GPU and a shell is enough, Colab's included. Clone the repository, set it up, and run a chapter on the card:
 #
 # ```bash
 # git clone URL kemem && cd kemem        # where you found this book
 # make setup                             # on Debian and Ubuntu after: apt install python3-venv
 # .venv/bin/kemem run 03 --device cuda   # the sizes of a laptop, computed on the card
-# .venv/bin/kemem run 16 --scale gpu     # more text, more facts, longer contexts
+# .venv/bin/kemem run 16 --scale gpu     # more texts and facts
 # ```
 #
-# What another chapter would read, compute and need at a scale is said by `kemem run 03 --scale gpu --dry-run`, and nothing is run; the larger models of part one read novels and abstracts from the folder that `KEMEM_DATA` names. Finished rows are kept in the folder that `KEMEM_STORE` names, so point it at a disk that outlives the machine: a session that ends is then gone on with, not begun again. Instead of `make setup`, a hosted notebook may install into its own Python: `pip install -e '.[book]'`, then restart the kernel.
+# What another chapter would read, compute and need at a scale is said by `kemem run 03 --scale gpu --dry-run`, and nothing is run; the larger models of part one read novels and abstracts from the folder that `KEMEM_DATA` names. Finished rows are kept in the folder that `KEMEM_STORE` names, so point it at a disk that outlives the machine: a session that ends is then gone on with, not begun again. Instead of `make setup`, a hosted notebook may install into its own Python: `pip install -e '.[book]'`, then restart the kernel. In a notebook put `!` before each command, but write `%cd kemem` for `cd` and `%env` for settings of the environment, as every `!` has a shell of its own.
 #
 # ## Four scales, one code path
 #
@@ -75,7 +75,7 @@
 # | --- | --- | --- |
 # | `smoke` | any processor, seconds a chapter | tests; its numbers mean nothing |
 # | `laptop` | two cores, no network | what you see here, and what `make book` runs |
-# | `gpu` | one accelerator | the recorded results shown beside |
+# | `gpu` | one accelerator | larger models; {doc}`../pages/status` tells which of its rows are recorded |
 # | `paper` | the authors' models and corpora, from the hub | researchers with hours and disks to spare |
 #
 # A scale is a set of sizes: layers, widths, steps, texts. The code is the same. A result that holds at one scale may fail at
@@ -87,7 +87,7 @@
 #
 # - **Live** rows (filled markers, solid lines) were computed by the run that made this page.
 # - **Recorded** rows (open markers, dashed lines) were computed earlier, on the machine named in them, and are committed
-#   with the book: sweeps that take longer than a reader wants to wait, and everything from a GPU.
+#   with the book: sweeps that take longer than a reader wants to wait, and whatever was run on a GPU.
 #
 # The copy of the book that is published shows committed notebooks, whose rows are all in the records. Your own copy, made
 # with `make book`, shows your rows. A number in the text carries its origin with it: hover over one with a dotted underline,
@@ -232,9 +232,9 @@ for name, row in tour.domains(lab, stops).items():
 # %% [markdown]
 # Whoever learns less, forgets less. So both numbers count, and a later chapter draws them against each other.
 #
-# *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, the fact passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into the layer that this points to, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`).
+# *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, it passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into a layer that trials on other facts chose, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`). The two need not be the same place: {doc}`15_three_papers` shows a model in which they are not.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Two places are to be expected: the subject's last token in early layers, where the fact is looked up, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Two places are to be expected: the subject's last token in early layers, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
 traced = tracing.run(lab, stops.traced)
 state = traced.values["whole"]["effects"]["state"]
 roles = [role for role in tour.ROLES if role in state]

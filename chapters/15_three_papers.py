@@ -168,7 +168,7 @@ plot.table(
 # %% [markdown]
 # The last column is a rule, fixed for all pairs: *nearly one* where the whole interval is above $0.8$, *related* above zero, *opposed* below. By chance a tenth of the top tenth would be shared.
 #
-# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`). Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that *all* the others rank last: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and even with the keys {result}`papers.last.key.update|.2f` (in the second model {result}`papers.second.key.update|.2f`). The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
+# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`). Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that usage and importance rank low: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and with the keys {result}`papers.last.key.update|.2f`. With keys the sign depends on the model (in the second {result}`papers.second.key.update|.2f`), and among memories that are used alike MEMIT writes more where the key is larger, as a table below shows. The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
 #
 # ## Along training
 
@@ -260,7 +260,7 @@ with plot.figure(columns=5, height=2.6) as panels:
         axes.legend(fontsize=7)
 
 # %% [markdown]
-# Editing takes in the first layer and in no other: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above. The first layer is also the one whose loss is felt most. But the *trace* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
+# In these trials editing takes in the first layer and in no other: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above, which had fewer trials (see *What we tried*). The first layer is also the one whose loss is felt most. But the *trace* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
 # A restored state has the clean embedding of the name in it; here that seems to be what counts, and no one feed-forward layer looks the fact up at the subject. MEMIT writes there all the same, and well. It is the dissociation of Hase et al. {cite}`hase2023localization`: where a fact is traced to and where it can be written are two questions.
 #
 # ## What is missed
@@ -319,9 +319,9 @@ plot.table(
 #
 # *Keys find it too, but less well*: {result}`papers.silenced.last.mean.key.world|.1f` and {result}`papers.silenced.last.mean.key.facts|.0f`. And what is special to subjects, keys over usage, is not where facts are missed most: it costs {result}`papers.silenced.last.mean.key / usage.facts|.0f` of facts, beside {result}`papers.silenced.last.mean.loss, world / loss, docstrings.facts|.0f` for what is special to the world by the loss.
 #
-# *What MEMIT writes to is not missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.0f` of facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). The update's columns are no map of where the *old* fact is. They are a map of free space.
+# *What MEMIT writes to is not missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.0f` of facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). The update's columns are a map of free space. Whether they also hold the facts that are rewritten is not asked here: the facts that were asked are of other subjects than those that the keys were measured on.
 #
-# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. At the first stage it is weaker: {result}`papers.silenced.first.mean.loss, docstrings / loss, world.docstrings|.2f` and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.world|.2f` on their own text.
+# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. At the first stage everything costs less, these sets too: {result}`papers.silenced.first.mean.loss, docstrings / loss, world.docstrings|.2f` and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.world|.2f` on their own text.
 #
 # ## Is a late model harder to edit?
 #
@@ -378,7 +378,7 @@ plot.table(
 #
 # Two qualifications. Neighbours score better late because more of them were *known* late: {result}`papers.written.first.NS.before|.1f` and {result}`papers.written.last.NS.before|.1f` before any edit. Of what it was, NS keeps {result}`papers.written.first.kept|.1f` and {result}`papers.written.last.kept|.1f`: no gain. And the price elsewhere rises: a block of edits costs {result}`papers.written.first.world|.2f` on other text of the world at the first stage and {result}`papers.written.last.world|.2f` at the last, on docstrings {result}`papers.written.first.docstrings|.3f` and {result}`papers.written.last.docstrings|.3f`. A late model takes the edit better and is hurt more by it.
 #
-# Acquisition by gradient rises as well over these stages of our models, where the paper's falls ({doc}`05_acquisition` says why: the later model knows less of the new passages at the start). What does get worse with the stage is forgetting. So *in this model* neither way of putting knowledge in suffers from the lower entropy.
+# Acquisition by gradient rises as well over these stages of our models, where the paper's falls ({doc}`05_acquisition` says why: the later model knows less of the new passages at the start). What does get worse with the stage is forgetting. But acquisition is a ratio to a start that falls: what the model knows of the passages *afterwards* is no better late than early. So gradient learning ends no better late and forgets more; MEMIT writes more surely and costs more elsewhere. What the lower entropy does to either, stages cannot tell.
 #
 # Could it be shown, if it did? Five stages of one schedule are five points on one line. Everything that changes in training changes along it, and a correlation with entropy is a correlation with the stage. That is why the table has both columns, and why the next section does not look at stages at all.
 #
@@ -429,13 +429,13 @@ plot.table(
 #
 # ## What to conclude
 #
-# *Do the three notions agree?* Two and a half of them. Usage and importance for general knowledge rank memories nearly alike ({result}`papers.last.usage.general|.2f`, and {result}`papers.second.usage.general|.2f` in the second model), and both find what the model cannot do without. Keys follow usage at a distance ({result}`papers.last.usage.key|.2f`; {result}`papers.second.usage.key|.2f` in the second model), and beyond usage they share little with importance ({result}`papers.last.general.key.given usage|.2f`; {result}`papers.second.general.key.given usage|.2f`). The update goes the other way ({result}`papers.last.usage.update|.2f`; {result}`papers.second.usage.update|.2f`).
+# *Do the three notions agree?* Two do, the third in part. Usage and importance for general knowledge are nearly one ranking in the first model ({result}`papers.last.usage.general|.2f`) and related in the second ({result}`papers.second.usage.general|.2f`); in the first, where memories were silenced, both find what it cannot do without. Keys follow usage at a distance ({result}`papers.last.usage.key|.2f`; {result}`papers.second.usage.key|.2f` in the second model), and what they share with importance is mostly usage in the first model ({result}`papers.last.general.key.given usage|.2f` is left of {result}`papers.last.general.key|.2f`), and less so in the second ({result}`papers.second.general.key.given usage|.2f` of {result}`papers.second.general.key|.2f`). The update goes the other way ({result}`papers.last.usage.update|.2f`; {result}`papers.second.usage.update|.2f`).
 #
 # *What it means for Kim et al.* Usage is a cheap stand-in for importance in trained weights. But it belongs to the weights and not to the function; contribution is the safer number. And nothing here supports the step from entropy to "takes in knowledge less well" for edits: the late model takes them better, at a higher price elsewhere, and entropy by itself cannot matter to them.
 #
 # *What it means for Ke et al.* The divergence of two noisy passes finds what usage finds, at the price of backward passes. What usage cannot do is tell domains apart: importance by the loss does, and silencing shows that it is right.
 #
-# *What it means for Meng et al.* A key says which memories answer to a subject, an update where there is room. Neither is a map of where the old fact lives: memories that are written to most are missed least. DAS would protect exactly those memories that MEMIT leaves alone, so the two could be used on one model with little quarrel. That was not tried here.
+# *What it means for Meng et al.* A key says which memories answer to a subject, an update where there is room. Memories that are written to most are missed least, by text and by facts of other subjects. DAS would mostly protect the memories that MEMIT leaves alone, so the two could be used on one model with little quarrel. That was not tried here.
 #
 # ## What we tried
 #
@@ -443,7 +443,7 @@ plot.table(
 #
 # ## Limits
 #
-# One small model with one seed of pretraining, and one more at its end. Intervals are over draws of text and facts, not over models. The facts are those that the first stage knows already, the easier ones. The second model agrees in sign and not in size: how far keys follow usage depends on the model.
+# One small model with one seed of pretraining, and one more at its end. Intervals are over draws of text and facts, not over models. The facts are those that the first stage knows already, the easier ones. In the second model usage, both importances and keys go together too, though less, and the update avoids what is used. Other signs are not the same, as that of keys with the update ({result}`papers.last.key.update|.2f` and {result}`papers.second.key.update|.2f`): what rests on these holds for one model only. Memories were silenced in the first model alone, and sets of memories differ in how much they take away, which the last column of their table shows.
 #
 # ## What differs from the papers
 #
@@ -517,7 +517,7 @@ print("the edit is the same, its columns are not")
 # ## Summary
 #
 # - Compare notions across draws, within layers, against their ceiling; then take out what they share by construction.
-# - Usage and DAS's general importance are nearly one ranking in trained weights; keys follow usage; MEMIT's update avoids it.
-# - Silencing decides what correlation cannot: what is used or important is missed, what is written to is not.
+# - Usage and DAS's general importance are closely related, in one of two models nearly one ranking; keys follow usage; MEMIT's update avoids it.
+# - Silencing adds what correlation cannot show: what is used or important is missed, what is written to is not.
 # - The late model is edited better and hurt more. Entropy by itself cannot be the reason: the same function can have any.
 # - Where a fact is traced to, where its memories are missed and where it can be written need not be one place.

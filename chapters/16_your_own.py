@@ -38,7 +38,7 @@
 # kemem run 16 -p model=my_model -p revisions="step1000 step9000" -p text=texts.jsonl -p requests=facts.json
 # ```
 #
-# Nothing has to be brought. Left out, all four are made up of what comes with the book, and so this page shows what to expect. Without `requests` a model of yours is measured, and nothing is traced or edited.
+# Nothing has to be brought: with nothing given the example of the book is shown, and so this page says what to expect. With a `model` of yours the texts are docstrings unless you name others, and without `requests` it is measured, and nothing is traced or edited.
 
 # %% tags=["parameters"]
 scale = "laptop"  # sizes of everything: smoke, laptop, gpu or paper
@@ -99,7 +99,7 @@ plot.table(own_checks.checklist(mine), ("of this model", "here", "what follows")
 # - **The first token.** Some models have never read a text without a special token in front, and say strange things when they must. Prompts get what the tokenizer puts there by default. Texts for entropy are read without, as in the paper.
 # - **Number types.** Half precision halves the memory and leaves about three digits of a coefficient. Compare stages in one type only, and use `float32` where small differences matter; the sums are in `float64` in any case.
 # - **Activations without zeros.** SiLU and GELU never give exactly zero, so every memory works at least a little and its usage is positive. After a ReLU some memories may never work on your text at all. Entropy does not mind, as $0 \ln 0 = 0$, but such a memory has no factor that would wake it ({doc}`07_resuscitation`): measure on more text.
-# - **What cannot be done.** A mixture of experts is refused: which expert a token reaches is not a coefficient. Families that normalise the output of the feed-forward layer (`olmo2`, `bert`) can be measured and traced, but not edited by keys. Quantised weights are refused, since they are not what the layer multiplies by; merge adapters before you save.
+# - **What cannot be done.** A mixture of experts is refused: which expert a token reaches is not a coefficient. Families that normalise the output of the feed-forward layer (`olmo2`) can be measured and traced, but not edited by keys; models that fill in masked tokens (`bert`, `roberta`) can only be measured. Quantised weights are refused, since they are not what the layer multiplies by; merge adapters before you save.
 # - **Few texts.** A mean over few tokens looks more concentrated than it is. Look at {numref}`fig-entropy-convergence` before you believe a difference, and compare stages on the same texts.
 #
 # ## Entropy along the checkpoints
@@ -144,7 +144,7 @@ plot.table(
 )  # fmt: skip
 
 # %% [markdown]
-# From the untrained model, with {result}`own.share.first|.1f` of the memories in use, to the last stage the share falls to {result}`own.share.last|.1f`. How to read yours: the first fall, from random weights on, is learning itself. The paper's claim is about what comes after, and this book found that it depends on how long and with how much weight decay a model is trained ({doc}`03_entropy_decay`). If you have several seeds, draw all of them before you speak of a trend: `-p model=run_a,run_b` makes a notebook for each.
+# The effective share goes from {result}`own.share.first|.1f`, untrained, to {result}`own.share.last|.1f` at the last stage. How to read yours: the first fall, from random weights on, is learning itself. The paper's claim is about what comes after, and this book found that it depends on how long and with how much weight decay a model is trained ({doc}`03_entropy_decay`). If you have several seeds, draw all of them before you speak of a trend: `-p model=run_a,run_b` makes a notebook for each.
 #
 # ## Where a fact is looked up
 #
@@ -192,7 +192,7 @@ if looked and looked.values["known"]:
         right.legend(fontsize=7)
 
 # %% [markdown]
-# Of {result}`own.asked` facts of the example the model knows {result}`own.known`. What does it say about editing? The layers to write to are those through which the effect at the subject's last token passes: the run of layers around the largest gap between the plain effect and the one with feed-forward layers severed. Where no fact is known, or none could be traced, the layers of the paper's GPT-J are taken in proportion. Look at the figure before you trust either, and set `layers` where you see better. The example shows why: its model is so shallow that hardly anything of the effect passes through later feed-forward layers, and the gap is small everywhere. That the first layer is the right one is to be seen on the left.
+# Of {result}`own.asked` facts of the example the model knows {result}`own.known`. What does it say about editing? The layers to write to are those through which the effect at the subject's last token passes: the run of layers around the largest gap between the plain effect and the one with feed-forward layers severed. Where no fact is known, or none could be traced, the layers of the paper's GPT-J are taken in proportion. Look at the figure before you trust either, and set `layers` where you see better. The example shows why: its model is so shallow that hardly anything of the effect passes through later feed-forward layers, and the gap is small everywhere. The map on the left does not decide it either, as a state that is restored behind the first layer contains the name's own embedding ({doc}`15_three_papers`): try the layers.
 
 # %%
 chosen = own_rows.layers(mine, looked)

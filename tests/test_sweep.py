@@ -168,6 +168,7 @@ import sys
 import kemem.runs as runs
 
 written = runs._write
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started deaf to it
 
 
 def waiting(path, document):
