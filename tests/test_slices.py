@@ -278,6 +278,13 @@ def test_wrong_words_are_refused(root, capfd):
     assert "chapter 15 is left out: three papers on one model" in capfd.readouterr().err
 
 
+def test_a_word_cut_short_is_refused(capfd):
+    """`--al` would be taken for --all, and each slice of it would begin slices of its own."""
+    with pytest.raises(SystemExit) as ended:
+        slices.main(["--scale", "smoke", "--al"])
+    assert ended.value.code == 2 and "unrecognized arguments: --al" in capfd.readouterr().err
+
+
 def test_rows_of_an_older_version_are_computed_anew_when_recording(root, monkeypatch):
     (root / "records" / "gpu").mkdir(parents=True)
     assert session.open_store(root, "gpu").keep_stale
