@@ -88,9 +88,8 @@ def _run(
     def told(row: Row, settings: Any) -> None:
         nonlocal saved
         own.told(row, settings)
-        if (
-            out is not None and time.monotonic() - saved > ARCHIVED
-        ):  # for a slice that is killed before its end
+        # for a slice that is killed before its end
+        if out is not None and time.monotonic() - saved > ARCHIVED:
             with suppress(OSError):  # the end of the slice says it
                 write(lab.store.records, out, own.lines)
             saved = time.monotonic()
