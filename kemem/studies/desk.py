@@ -10,6 +10,7 @@ from kemem.runs import Row
 from kemem.studies import (
     acquiring,
     editability,
+    fact_silencing,
     factual,
     notions,
     pretraining,
@@ -20,6 +21,7 @@ from kemem.studies import (
 )
 from kemem.studies.checkpointed import Compared, Stages
 from kemem.studies.editability import Setting, Trials, Written
+from kemem.studies.fact_silencing import Asked
 from kemem.studies.lab import Lab
 from kemem.studies.notions import Notions
 from kemem.studies.rescaling import Rescaling
@@ -29,6 +31,7 @@ from kemem.studies.tracing import Tracing
 ROWS = {
     notions.STUDY: notions.VERSION, silencing.STUDY: silencing.VERSION, editability.STUDY: editability.VERSION,
     editability.TRIALS: editability.VERSION, rescaling.STUDY: rescaling.VERSION,
+    fact_silencing.STUDY: fact_silencing.VERSION,
 }  # fmt: skip
 SHOWN = ("usage", "contribution", "general", "loss", "key", "update", "written")
 """The notions, those of the loss on a part of the text apart."""
@@ -74,9 +77,7 @@ def _smoke() -> Sizes:
 def _laptop() -> Sizes:
     model, other = pretraining.settings("laptop"), factual.settings("laptop")
     steps = model.setup.at((0.2, 0.35, 0.5, 0.75, 1.0))
-    settings = grid(((0,),), (10.0, 30.0, 100.0, 300.0), (1.0, 2.0)) + grid(
-        ((0, 1), (1,), (2,), (3,)), (10.0,), (1.0, 2.0)
-    )
+    settings = grid(((0,), (1,), (2,), (3,), (0, 1)), (1.0, 3.0, 10.0, 30.0, 100.0, 300.0), (1.0, 2.0))
     return Sizes(
         Compared(model, steps), 96, 48, 24, settings, Tracing(model, facts=48), (steps[0], steps[-1]),
         other=Compared(other, other.steps), seeds=(0, 1, 2),
@@ -87,9 +88,9 @@ def _gpu() -> Sizes:
     """Untried: layers are the lowest third, as for part 3's model, and each layer by itself."""
     model, other = pretraining.settings("gpu"), factual.settings("gpu")
     steps = model.setup.at((0.35, 0.5, 0.75, 1.0))
-    low, high, most, far = factual.weighed(model, (10.0, 30.0, 100.0, 300.0))
-    settings = grid((factual.critical(model),), (low, high, most, far), (1.0, 2.0)) + grid(
-        tuple((layer,) for layer in range(model.setup.layers)), (high,), (1.0,)
+    each = tuple((layer,) for layer in range(model.setup.layers))
+    settings = grid(
+        (*each, factual.critical(model)), factual.weighed(model, (3.0, 10.0, 30.0, 100.0)), (1.0,)
     )
     return Sizes(
         Compared(model, steps, rows=128, subjects=32, ordinary=4000), 256, 128, 64, settings,
@@ -141,6 +142,11 @@ class Desk:
     def silenced(self) -> dict[int, Row]:
         return {step: silencing.run(self.stages, s, recorded=True) for step, s in quiet(self.z).items()}
 
+    def by_fact(self, made: Setting) -> dict[int, Row]:
+        """What known and rewritten facts lose without the memories of their own keys and changes."""
+        asked = harboured(self.z, made)
+        return {step: fact_silencing.run(self.stages, s, recorded=True) for step, s in asked.items()}
+
     def trials(self) -> dict[int, Row]:
         return {step: editability.tried(self.stages, s, recorded=True) for step, s in trials(self.z).items()}
 
@@ -180,6 +186,10 @@ def noted(z: Sizes) -> dict[int, Notions]:
 
 def quiet(z: Sizes) -> dict[int, Silenced]:
     return {step: Silenced(Notions(z.of, step), facts=z.silencing_facts) for step in z.silenced}
+
+
+def harboured(z: Sizes, made: Setting) -> dict[int, Asked]:
+    return {step: Asked(z.of, step, made) for step in z.silenced}
 
 
 def trials(z: Sizes) -> dict[int, Trials]:

@@ -87,14 +87,14 @@ def chosen(found: Found, share: float, seed: int) -> dict[str, Bool[Tensor, "S L
     sets = {name: agreement.top(own, share) for name, own in found.items()}
     for a, b in RATIOS:
         if a in found and b in found:
-            sets[f"{a} / {b}"] = agreement.top(_relative(found[a]) / _relative(found[b]), share)
+            sets[f"{a} / {b}"] = agreement.top(relative(found[a]) / relative(found[b]), share)
     sets[LEAST] = agreement.top(-found["usage"], share)
     generator = torch.Generator().manual_seed(mix(seed, 3) >> 1)
     dealt = torch.rand(found["usage"].shape, generator=generator, dtype=torch.float64)
     return {**sets, RANDOM: agreement.top(dealt, share)}
 
 
-def _relative(own: Tensor) -> Tensor:
+def relative(own: Tensor) -> Tensor:
     """In units of a layer's mean; a memory that is never used stays finite."""
     scaled = own / own.mean(-1, keepdim=True)
     return scaled.clamp(min=1e-6)
