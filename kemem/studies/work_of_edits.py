@@ -27,6 +27,10 @@ DOCUMENT = 64
 """Tokens of a document of the world."""
 SETS = 16
 """Of memories that chapter 15 takes out, for each draw."""
+BY_FACT = 5 * 2 * 2
+"""Sets, ways and facts asked, of every fact whose own memories it takes out."""
+LEFT = 6 * 4
+"""Sets and ways by which it asks what is left of an edit."""
 
 
 def _bench(s: Any, *, shared: bool = False) -> Work:
@@ -180,9 +184,28 @@ def _silencing(s: Any) -> Work:
     return [*_notions(s.of), Part("forward", setup, 2 * (SETS * of.draws + setup.layers) * each)]
 
 
+def _fact_silencing(s: Any) -> Work:
+    """Of each draw usage and means; every fact without its own memories; and an edit, looked at in parts."""
+    of, setup = s.of, s.of.model.setup
+    facts = of.draws * of.subjects
+    asked = 2 * facts * PROMPTED  # the object scored, and said token by token
+    return [
+        *_compared(of), Part("forward", setup, 2 * of.draws * of.rows * setup.length),
+        Part("forward", setup, (BY_FACT + LEFT) * asked),
+        *edited(_Editing(of.model, s.setting.layers), facts, of.draws),
+    ]  # fmt: skip
+
+
 def _editability(s: Any) -> Work:
+    """Targets are sought once for a last layer and clamp: no weight changes them, nor do layers below."""
     settings = getattr(s, "settings", None) or (s.setting,)
-    found = (edited(_Editing(s.of.model, x.layers), s.count * s.blocks, s.blocks) for x in settings)
+    found = [
+        edited(
+            _Editing(s.of.model, x.layers), s.count * s.blocks, s.blocks,
+            shared=(type(s).__name__, s.of, s.step, s.seed, x.layers[-1], x.clamp),
+        )
+        for x in settings
+    ]  # fmt: skip
     return [*_compared(s.of), *(part for each in found for part in each)]
 
 
@@ -200,6 +223,7 @@ ROWS: dict[str, Callable[[Any], Work]] = {
     "critique": _of_facts(4), "as_released": _as_released, "editing_cost": _of_facts(4), "pmet_parts": _of_facts(3),
     "tracing": _tracing, "knowing": _knowing, "hardness": _hardness, "implications": _implications,
     "single_edits": _single, "one_target": _one_target, "notions": _notions, "silencing": _silencing,
+    "fact_silencing": _fact_silencing,
     "editability": _editability, "editability_trials": _editability, "rescaling": _rescaling,
 }  # fmt: skip
 """By study."""

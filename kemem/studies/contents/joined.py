@@ -35,6 +35,7 @@ def three_papers(lab: Lab, p: Parameters) -> list[Step]:
     return [
         step(papers.notions, p["share"]), papers.second, papers.trials, papers.traced, papers.silenced, papers.entropy,
         papers.learning,
+        lambda: papers.by_fact(made()),
         lambda: papers.written(dict.fromkeys(papers.z.of.steps, made())),
         lambda: papers.rescaled(made(), seed=p["seed"], spread=p["spread"]),
     ]  # fmt: skip
