@@ -6,8 +6,7 @@ key, beside another fact; and facts that MEMIT has rewritten, by the change itse
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +23,7 @@ from kemem.editing.places import leading
 from kemem.memory import Memories
 from kemem.objective import mix
 from kemem.runs import Row
-from kemem.studies import agreement, many
+from kemem.studies import agreement, findings, many
 from kemem.studies.bench import Bench
 from kemem.studies.checkpointed import MIXTURE, Compared, Stages
 from kemem.studies.critique import bare_keys
@@ -36,6 +35,7 @@ UNWRITTEN, ALONE = "change taken out", "change left alone"
 """What else is done to memories of an edited layer: their values as before the edit, or all the others'."""
 
 Lost = dict[str, float]
+Each = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Say:
 
 
 def run(stages: Stages, s: Asked, recorded: bool = False) -> Row:
-    """The row: of known facts what is lost by fact and set, of rewritten ones what is left; a list over draws each."""
+    """The row: of known facts what each loses by way and set, of rewritten ones what is left; lists over draws."""
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
         stages.say(provenance)
@@ -74,7 +74,7 @@ def run(stages: Stages, s: Asked, recorded: bool = False) -> Row:
         read = [entropy.measure(at.model, t, length=t.length, next_token=False).usage.cpu() for t in texts]
         fills = [means(at.model, t) for t in texts]
         draws = stages.drawn()
-        known: dict[str, dict[str, list[dict[str, Lost]]]] = {way: {} for way in WAYS}
+        known: dict[str, dict[str, list[dict[str, Each]]]] = {way: {} for way in WAYS}
         rewritten: list[dict[str, Any]] = []
         for draw, facts in enumerate(draws):
             seed = mix(s.seed, draw) >> 1
@@ -98,27 +98,28 @@ def looked_up(
     fill: Float[Tensor, "L M"],
     share: float,
     seed: int,
-) -> dict[str, dict[str, dict[str, Lost]]]:
-    """By way and set what a fact loses without the top of its own key (`own`), and the next fact by it (`other`).
+) -> dict[str, dict[str, dict[str, Each]]]:
+    """By way and set what each fact loses without its own memories (`own`), and the next fact by the same (`other`).
 
-    Means over the facts: nats of the true object, and the share no longer said.
+    nats: of the true object. said: 1 where it is no longer said, 0 where it still is.
     """
     right = [replace(r, new=r.true or r.new) for r in facts]
     sets = by_fact(at, facts, usage, share, seed)
     asks = [Say(at.tok, [own]) for own in right]
     before = [ask(at.model) for ask in asks]
-    found: dict[str, dict[str, dict[str, Lost]]] = {}
+    found: dict[str, dict[str, dict[str, Each]]] = {}
     for way, value in zip(WAYS, (None, fill), strict=True):
         found[way] = {}
         for name, masks in sets.items():
-            lost: dict[str, list[Lost]] = {"own": [], "other": []}
+            lost: dict[str, Each] = {whose: {"said": [], "nats": []} for whose in ("own", "other")}
             for number, which in enumerate(masks):
                 following = (number + 1) % len(facts)
                 with silenced(at.model, which, value):
                     for whose, asked in (("own", number), ("other", following)):
                         now = asks[asked](at.model)
-                        lost[whose].append({key: before[asked][key] - now[key] for key in now})
-            found[way][name] = {whose: averaged(each) for whose, each in lost.items()}
+                        for key, what in now.items():
+                            lost[whose][key].append(before[asked][key] - what)
+            found[way][name] = lost
     return found
 
 
@@ -202,13 +203,15 @@ def within(model: nn.Module, ask: Say, *changed: Callable[[nn.Module], Any]) -> 
 
 
 # ---------------------------------------------------------------------- read off a row
-def averaged(each: Sequence[Mapping[str, float]]) -> Lost:
-    return {key: math.fsum(own[key] for own in each) / len(each) for key in each[0]}
-
-
 def lost(row: Row, way: str, name: str, whose: str, key: str) -> list[float]:
-    """Of known facts, by draw."""
-    return [own[whose][key] for own in row.values["known"][way][name]]
+    """Of known facts, one after another."""
+    return [value for draw in row.values["known"][way][name] for value in draw[whose][key]]
+
+
+def more(row: Row, way: str, name: str, key: str = "said") -> findings.Change:
+    """By how much more a fact loses without its own memories than the next one does: over facts, in pairs."""
+    both = (lost(row, way, name, whose, key) for whose in ("own", "other"))
+    return findings.change([own - other for own, other in zip(*both, strict=True)])
 
 
 def left(row: Row, way: str, name: str, key: str) -> list[float]:

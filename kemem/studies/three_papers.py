@@ -8,6 +8,7 @@ from itertools import combinations
 from kemem.runs import Row, Store
 from kemem.studies import (
     editability,
+    fact_silencing,
     findings,
     looking,
     notions,
@@ -16,11 +17,22 @@ from kemem.studies import (
     stages,
     tracing,
 )
-from kemem.studies.desk import ROWS, SCALES, Sizes, noted, quiet, rescale, sizes, trials, writing
+from kemem.studies.desk import (
+    ROWS,
+    SCALES,
+    Sizes,
+    harboured,
+    noted,
+    quiet,
+    rescale,
+    sizes,
+    trials,
+    writing,
+)
 from kemem.studies.explaining import correlation
 from kemem.studies.lab import Result
 from kemem.studies.notions import Notions, given, of_pair
-from kemem.studies.outcomes import acquired, forgot
+from kemem.studies.outcomes import acquired, forgot, knowledge
 
 __all__ = ["CHAPTER", "ROWS", "along", "results", "verdict", "with_share"]
 
@@ -29,11 +41,12 @@ CHAPTER = "15_three_papers"
 
 # ---------------------------------------------------------------------- along the stages
 QUANTITIES = {
-    "share": "effective share", "A": "acquisition A", "F": "forgetting F", "S": "score S", "ES": "efficacy ES",
-    "PS": "paraphrases PS", "NS": "neighbours NS", "kept": "NS kept", "world": "cost on world",
-    "docstrings": "cost on docstrings",
+    "share": "effective share (%)", "A": "acquisition A (%)", "K": "K afterwards (nats a token)",
+    "F": "forgetting F (%)", "S": "score S (%)", "ES": "efficacy ES (%)", "PS": "paraphrases PS (%)",
+    "NS": "neighbours NS (%)", "kept": "NS, of what it was (%)", "world": "cost on world (nats a token)",
+    "docstrings": "cost on docstrings (nats a token)",
 }  # fmt: skip
-"""What is followed along the stages. Costs are nats a token on other text, all else but the first in %."""
+"""What is followed along the stages. K is what a model knows of the passages after it learned on by gradient."""
 
 
 def along(
@@ -45,6 +58,7 @@ def along(
     for step, edits in written.items():
         found["share"].append([100 * by_step[step]["effective_share"]])
         found["A"].append([100 * acquired(row) for row in learnt[step]])
+        found["K"].append([knowledge(row, "after") for row in learnt[step]])
         found["F"].append([100 * lost for row in learnt[step] if (lost := forgot(row)) is not None])
         for name in ("S", "ES", "PS", "NS"):
             found[name].append([row.values["after"][name] or 0.0 for row in edits])
@@ -145,6 +159,10 @@ def _silenced(store: Store, z: Sizes) -> Told:
                 for key, own in silencing.lost_by(row, way, name).items():
                     unit, times = ("points", -100) if key == "facts" else ("nats a token", 1)
                     found[f"silenced.{when}.{way}.{name}.{key}"] = times * looking.mean(own), unit, row
+            for a, b in (("world", "docstrings"), ("docstrings", "world")):
+                name = f"silenced.{when}.{way}.loss, {a} / loss, {b}"
+                if found.get(f"{name}.{b}", (0, "", row))[0] > 0:
+                    found[f"{name}.ratio"] = found[f"{name}.{a}"][0] / found[f"{name}.{b}"][0], "", row
     return found
 
 
@@ -188,6 +206,10 @@ def _written(store: Store, z: Sizes) -> Told:
                         "points" if unit == "%" else unit,
                         ends["last"][0],
                     )
+    for step, s in harboured(z, made).items():
+        row = store.find(fact_silencing.STUDY, fact_silencing.VERSION, s, recorded=True)
+        if row is not None:
+            found |= of_facts("last" if step == z.of.steps[-1] else "first", row)
     row = store.find(rescaling.STUDY, rescaling.VERSION, rescale(z, made))
     if row is not None:
         for name, own in row.values.items():
@@ -195,6 +217,38 @@ def _written(store: Store, z: Sizes) -> Told:
                 found[f"rescaled.{name}.{key}"] = own[key], "nats" if key == "entropy" else "", row
             for key, value in own["changed"].items():
                 found[f"rescaled.{name}.changed.{key}"] = value, "", row
+    return found
+
+
+def of_facts(when: str, row: Row) -> Told:
+    """`fact.*`: what facts lose without their own memories; `rewritten.*`: what is said of them after an edit."""
+    found: Told = {}
+    for way, sets in row.values["known"].items():
+        for name in sets:
+            for whose in ("own", "other"):
+                said, nats = (
+                    looking.mean(fact_silencing.lost(row, way, name, whose, key)) for key in ("said", "nats")
+                )
+                found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "points", row
+                found[f"fact.{when}.{way}.{name}.{whose}.nats"] = nats, "nats", row
+            more = fact_silencing.more(row, way, name)
+            for key, value in (("", more.mean), (".low", more.low), (".high", more.high)):
+                if value is not None:
+                    found[f"fact.{when}.{way}.{name}.more{key}"] = 100 * value, "points", row
+    draws = row.values["rewritten"]
+    for state in ("before", "after"):
+        found[f"rewritten.{when}.{state}"] = (
+            100 * looking.mean([own[state]["said"] for own in draws]),
+            "%",
+            row,
+        )
+    for way, sets in draws[0]["left"].items():
+        for name in sets:
+            said = looking.mean(fact_silencing.left(row, way, name, "said"))
+            found[f"rewritten.{when}.{way}.{name}"] = 100 * said, "%", row
+    for name in draws[0]["held"]:
+        share = looking.mean([own["held"][name] for own in draws])
+        found[f"rewritten.{when}.{name}.held"] = 100 * share, "%", row
     return found
 
 
