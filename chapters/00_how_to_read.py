@@ -188,7 +188,7 @@ print("found again:", again.values == row.values)
 #
 # ## Five ideas in five minutes
 #
-# Before the parts begin, the whole book in short. We take the small model that {doc}`02_pretraining` trains: it has read documentation of programs and of a made-up world. Five things are done to it, each a short run of what a later chapter does at length. One run proves nothing, so nothing is judged here; that is what the other chapters are for.
+# Before the parts begin, the whole book in short. We take the small model that {doc}`02_pretraining` trains: it has read documentation of programs and of a made-up world. Five things are done to it, each a short run of what a later chapter does at length. After each stands what this run shows. One run proves nothing, so nothing is judged here; that is what the other chapters are for.
 
 # %%
 from math import exp
@@ -209,7 +209,9 @@ print(f"knowledge entropy: {as_it_is['before']['entropy']:.2f} nats")
 print(f"of {stops.plain.learning.model.setup.memories} memories a layer, as if in use:", *(f"{n:.0f}" for n in in_use))
 
 # %% [markdown]
-# *Two: what does it take in, and what does it lose?* Now the model reads text of another world, with passages on people who do not exist mixed in. $K$ is the mean log-probability of facts in these passages: it should rise. $P$ is the share of questions on its *own* world that it answers: it should stay ({doc}`04_injection`, {doc}`05_acquisition`).
+# At the end of its training this model uses its memories unevenly, most so in the first layer: as if {result}`tour.used.least|.0f` of the {result}`tour.memories` there were in use, and at most {result}`tour.used.most|.0f` in any layer.
+#
+# *Two: what does it take in, and what does it lose?* Now the model reads text of another world, with passages on people who do not exist mixed in. $K$ is the mean log-probability of the words that hold the facts of these passages, in nats a token: it is below zero and should rise. $P$ is the share of questions on its *own* world that it answers: it should stay ({doc}`04_injection`, {doc}`05_acquisition`).
 
 # %%
 from kemem.studies.outcomes import knowledge, performance
@@ -217,24 +219,26 @@ from kemem.studies.outcomes import knowledge, performance
 for name, row in learned.items():
     K, P = ([of(row, when) for when in ("before", "after")] for of in (knowledge, performance))
     H = row.values["before"]["entropy"]
-    print(f"{name}: entropy at the start {H:.2f}, K {K[0]:.2f} -> {K[1]:.2f}, P {P[0]:.0%} -> {P[1]:.0%}")
+    print(f"{name}: entropy at the start {H:.2f} nats, K {K[0]:.2f} -> {K[1]:.2f}, P {P[0]:.0%} -> {P[1]:.0%}")
 
 # %% [markdown]
-# *Three: can idle memories be woken?* The second line is the same run, but the half of the memories that were used least were made as loud as the mean one first. The entropy rises by construction, from {result}`tour.plain.entropy|.2f` to {result}`tour.woken.entropy|.2f`. The questions are whether the model then takes in more, and whether that is worth what the change costs at the start ({doc}`07_resuscitation`).
+# The first line is the model as it is. It takes the passages in: $K$ goes from {result}`tour.plain.K.before|.2f` to {result}`tour.plain.K.after|.2f`. And it pays for them: of the questions on its own world it answered {result}`tour.plain.P.before|.0f` before and {result}`tour.plain.P.after|.0f` afterwards. This is forgetting, and it is large because nothing here protects what was known.
 #
-# *Four: can a new domain be learned without losing the old one?* Two domains in a row, by plain training and by DAS, which measures how important each unit is and holds it back by as much ({doc}`08_forgetting`, {doc}`09_das`, {doc}`10_methods`).
+# *Three: can idle memories be woken?* The second line is the same run, but the half of the memories that were used least were made as loud as the mean one first. The entropy rises by construction, from {result}`tour.plain.entropy|.2f` to {result}`tour.woken.entropy|.2f`. The change costs something at the start, where $K$ is {result}`tour.woken.K.before|.2f`, and after the run $K$ is {result}`tour.woken.K.after|.2f`, beside {result}`tour.plain.K.after|.2f` without waking. Whether such a gain holds over seeds, and against making *other* memories louder, is the question of {doc}`07_resuscitation`.
+#
+# *Four: can a new domain be learned without losing the old one?* A *domain* is text of one kind. Here there are two, read one after the other: documentation of `sympy`, a library for algebra, and then documents of a new made-up world. They are read by plain training, and by DAS, the method of part two, which measures how important each unit of the model is for what it knows and changes it the less, the more important it is ({doc}`08_forgetting`, {doc}`09_das`, {doc}`10_methods`). *Learned* is by how much the loss on a domain falls while it is read, mean over the two; *forgotten* is by how much the loss on the first has risen again at the end.
 
 # %%
 for name, row in tour.domains(lab, stops).items():
     course = courses.course(row)
-    print(f"{name}: learned {course.learned:.2f}, forgotten of {course.names[0]} {course.forgetting:.2f} nats a token")
+    print(f"{name}: learned {course.learned:.2f} nats a token, forgotten of {course.names[0]} {course.forgetting:.2f}")
 
 # %% [markdown]
-# Whoever learns less, forgets less. So both numbers count, and a later chapter draws them against each other.
+# DAS forgets {result}`tour.DAS.forgetting|.2f` instead of {result}`tour.plain.forgetting|.2f`, and learns {result}`tour.DAS.learned|.2f` instead of {result}`tour.plain.learned|.2f`. Whoever learns less, forgets less. So both numbers count, and {doc}`10_methods` draws them against each other.
 #
 # *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, it passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into a layer that trials on other facts chose, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`). The two need not be the same place: {doc}`15_three_papers` shows a model in which they are not.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Two places are to be expected: the subject's last token in early layers, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Rows are the tokens of a question in their order: the first, middle and last of its subject, the first token after it, further ones, and the last of the question. Two places are to be expected: the subject's last token in early layers, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
 traced = tracing.run(lab, stops.traced)
 state = traced.values["whole"]["effects"]["state"]
 roles = [role for role in tour.ROLES if role in state]
@@ -247,14 +251,17 @@ with plot.figure(width=4.6, height=3.0) as axes:
     axes.grid(False)
     axes.figure.colorbar(shown, ax=axes, label="points of probability")
 
+# %% [markdown]
+# Before the question's last token the most comes back at the subject, in layer {result}`tour.trace.state.layer` counted from zero: {result}`tour.trace.state|.0f`. Now the edit.
+
 # %%
 written = many.run(many.Benches(lab), stops.edited).values
-for score, what in (("ES", "new answer likelier"), ("PS", "also in other words"), ("NS", "other facts as they were")):
+for score, what in (("ES", "new answer likelier"), ("PS", "also in other words"), ("NS", "other subjects keep theirs")):
     print(f"{what}: {written['before'][score]:.0f} % before, {written['after'][score]:.0f} % after")
 
 # %% [markdown]
-# These three numbers pull against each other: an edit that generalises to other words also reaches its neighbours.
-# The layer, the weight of what the layer held before and the reach of the edit are the best of eighteen trials on other facts: the first layer, or the first two; three weights; three reaches.
+# The facts are rewritten, in the words they were given in and in others ({result}`tour.edit.PS.after|.0f`). The price is paid by questions on *other* subjects: {result}`tour.edit.NS.before|.0f` of them had their own answer likelier before, {result}`tour.edit.NS.after|.0f` do now. The numbers pull against each other: an edit that reaches other words also reaches its neighbours.
+# How the edit is made was chosen by trials on other facts, and the best of eighteen is taken: into the first layer or the first two, with one of three weights for what the layer held before, and one of three *clamps*, which say how far the edit may push the model's state.
 #
 # ## Exercises
 #

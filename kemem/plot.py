@@ -97,16 +97,17 @@ def spread(
     *,
     origin: str = "recorded",
     index: int = 0,
+    of: str = "seeds",
 ) -> None:
-    """Mean of several seeds with a band from the lowest to the highest."""
+    """Mean of several runs with a band from the lowest to the highest. of: what they differ in, for the legend."""
     columns = list(zip(*runs, strict=True))
     mean = [sum(c) / len(c) for c in columns]
     colour = COLOURS[index % len(COLOURS)]
     axes.fill_between(
         x, [min(c) for c in columns], [max(c) for c in columns], color=colour, alpha=0.15, linewidth=0
     )
-    seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
-    axes.plot(x, mean, label=f"{label} ({origin}{seeds})", **look(origin, index))
+    several = f", {len(runs)} {of}" if len(runs) > 1 else ""
+    axes.plot(x, mean, label=f"{label} ({origin}{several})", **look(origin, index))
 
 
 def published_band(axes: Any, low: float, high: float, label: str) -> None:

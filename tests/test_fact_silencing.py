@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,6 +216,11 @@ def test_numbers_for_prose_are_means_over_facts_and_over_draws():
     assert found["fact.last.mean.key.more"][:2] == (75.0, "points")
     half = stats.t.ppf(0.975, 3) * 0.5 / 2  # a standard deviation of 0.5 over four pairs
     assert found["fact.last.mean.key.more.low"][0] == pytest.approx(100 * (0.75 - half))
+    assert found["fact.last.mean.key.more.draws"][0] == 75.0
+    over_draws = (
+        stats.t.ppf(0.975, 1) * math.sqrt(0.125) / math.sqrt(2)
+    )  # of the draws' means, a half and one
+    assert found["fact.last.mean.key.more.draws.high"][0] == pytest.approx(100 * (0.75 + over_draws))
     assert found["rewritten.last.mean.update"][:2] == (62.5, "%")
     assert found["rewritten.last.after"][0] == 100.0 and found["rewritten.last.before"][0] == 0.0
     assert found["rewritten.last.update.held"][0] == 25.0

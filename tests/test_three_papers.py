@@ -242,11 +242,18 @@ def test_what_is_lost_is_told_as_points_and_nats(desk, lab):
     z = desk.z
     (s,) = desks.quiet(z).values()
     lost = {"mean": {"key": [{"world": 0.5, "facts": -0.25}, {"world": 1.5, "facts": -0.75}]}}
-    lab.store.row(silencing.STUDY, silencing.VERSION, s, lambda _: {"lost": lost, "facts": 4}, recorded=True)
+    lab.store.row(
+        silencing.STUDY,
+        silencing.VERSION,
+        s,
+        lambda _: {"lost": lost, "facts": 4, "contribution": {"key": [0.2, 0.4]}},
+        recorded=True,
+    )
     found = three_papers.results(lab.store, "smoke")
     assert found["papers.silenced.last.mean.key.world"].value == 1.0
     assert found["papers.silenced.last.mean.key.facts"].value == 50.0
     assert found["papers.silenced.last.mean.key.facts"].unit == "points"
+    assert found["papers.silenced.last.key.share"].value == pytest.approx(30.0)
 
 
 # ---------------------------------------------------------------------- what is compared
@@ -499,6 +506,7 @@ def test_stages_are_followed_by_their_steps():
     assert path["F"] == [[pytest.approx(20.0)], [pytest.approx(0.0)]]
     assert path["ES"] == [[50.0, 60.0], [80.0]] and path["S"] == [[0.0, 0.0], [0.0]]
     going = three_papers.with_share(path)
+    assert path["K"] == [[-3.0], [-2.0]]
     assert going["ES"] == going["world"] == pytest.approx(-1) and going["kept"] == pytest.approx(1)
     assert going["ES, stage"] == pytest.approx(1) and going["S"] == 0
 

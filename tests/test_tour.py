@@ -1,5 +1,6 @@
 """The tour of chapter 00: rows of other chapters, run shorter, and what is read off them."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,9 @@ def test_numbers_for_prose_are_those_of_the_rows(lab):
         learned = ((before[0] - first[0]) + (first_before(row) - later[1])) / 2
         assert found[f"tour.{name}.learned"].value == pytest.approx(learned, abs=1e-12)
         assert found[f"tour.{name}.forgetting"].value == pytest.approx(first[1] - first[0], abs=1e-12)
+    used = [math.exp(nats) for nats in learnt["as it is"].values["before"]["layers"]]
+    assert (found["tour.used.least"].value, found["tour.used.most"].value) == (min(used), max(used))
+    assert max(used) <= found["tour.memories"].value
     assert found["tour.edit.ES.after"].value == edited.values["after"]["ES"]
     assert found["tour.trace.state"].value == tour.sites(traced)["state"][2]
     rows = {row.digest for row in (*learnt.values(), *domains.values(), edited, traced)}

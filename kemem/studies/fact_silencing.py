@@ -27,7 +27,7 @@ from kemem.studies import agreement, findings, many
 from kemem.studies.bench import Bench
 from kemem.studies.checkpointed import MIXTURE, Compared, Stages
 from kemem.studies.critique import bare_keys
-from kemem.studies.editability import Setting
+from kemem.studies.editability import Setting, mean
 from kemem.studies.silencing import LEAST, RANDOM, WAYS, means, relative, silenced
 
 STUDY, VERSION = "fact_silencing", 1
@@ -208,10 +208,16 @@ def lost(row: Row, way: str, name: str, whose: str, key: str) -> list[float]:
     return [value for draw in row.values["known"][way][name] for value in draw[whose][key]]
 
 
-def more(row: Row, way: str, name: str, key: str = "said") -> findings.Change:
-    """By how much more a fact loses without its own memories than the next one does: over facts, in pairs."""
-    both = (lost(row, way, name, whose, key) for whose in ("own", "other"))
-    return findings.change([own - other for own, other in zip(*both, strict=True)])
+def more(row: Row, way: str, name: str, key: str = "said", *, draws: bool = False) -> findings.Change:
+    """By how much more a fact loses without its own memories than the next one does, with an interval over facts.
+
+    draws: over draws of facts instead, the mean of each.
+    """
+    each = [
+        [own - other for own, other in zip(*(draw[whose][key] for whose in ("own", "other")), strict=True)]
+        for draw in row.values["known"][way][name]
+    ]
+    return findings.change([mean(own) for own in each] if draws else [v for own in each for v in own])
 
 
 def left(row: Row, way: str, name: str, key: str) -> list[float]:

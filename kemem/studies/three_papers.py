@@ -154,6 +154,8 @@ def _silenced(store: Store, z: Sizes) -> Told:
             continue
         when = "last" if step == z.of.steps[-1] else "first"
         found[f"silenced.{when}.facts"] = row.values["facts"], "", row
+        for name, shares in row.values["contribution"].items():
+            found[f"silenced.{when}.{name}.share"] = 100 * looking.mean(shares), "%", row
         for way, sets in row.values["lost"].items():
             for name in sets:
                 for key, own in silencing.lost_by(row, way, name).items():
@@ -231,10 +233,13 @@ def of_facts(when: str, row: Row) -> Told:
                 )
                 found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "points", row
                 found[f"fact.{when}.{way}.{name}.{whose}.nats"] = nats, "nats", row
-            more = fact_silencing.more(row, way, name)
-            for key, value in (("", more.mean), (".low", more.low), (".high", more.high)):
-                if value is not None:
-                    found[f"fact.{when}.{way}.{name}.more{key}"] = 100 * value, "points", row
+            for over, more in (
+                ("", fact_silencing.more(row, way, name)),
+                (".draws", fact_silencing.more(row, way, name, draws=True)),
+            ):
+                for key, value in (("", more.mean), (".low", more.low), (".high", more.high)):
+                    if value is not None:
+                        found[f"fact.{when}.{way}.{name}.more{over}{key}"] = 100 * value, "points", row
     draws = row.values["rewritten"]
     for state in ("before", "after"):
         found[f"rewritten.{when}.{state}"] = (

@@ -6,6 +6,7 @@ are the best of eighteen trials on tuning facts; all else is as other chapters h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ KNOWING = {"smoke": factual.settings, "laptop": pretraining.settings}
 
 ROLES = {
     "first_subject": "subject, first", "middle_subject": "subject, middle", "last_subject": "subject, last",
-    "first_subsequent": "behind it", "further": "further on", "last": "question, last",
+    "first_subsequent": "first after it", "further": "further tokens", "last": "question, last",
 }  # fmt: skip
 """Tokens of a question, in their order, and how a figure names them."""
 
@@ -110,6 +111,10 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     for name, arm in (("plain", s.plain), ("woken", s.woken)):
         if row := store.find(arms.STUDY, arms.VERSION, arm):
             found[f"{name}.entropy"] = (row.values["before"]["entropy"], "nats", row)
+            if name == "plain":
+                used = [math.exp(nats) for nats in row.values["before"]["layers"]]
+                found["memories"] = (arm.learning.model.setup.memories, "", row)
+                found["used.least"], found["used.most"] = (min(used), "", row), (max(used), "", row)
             for when in ("before", "after"):
                 found[f"{name}.K.{when}"] = (knowledge(row, when), "nats a token", row)
                 found[f"{name}.P.{when}"] = (100 * performance(row, when), "%", row)
