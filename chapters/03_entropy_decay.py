@@ -351,6 +351,7 @@ claims.table(lab, *(claims.CLAIMS[f"entropy.{number}"] for number in (1, 2, 3, 4
 # | padding | counted by the released code | left out, as equation 2 says; the difference is above |
 # | stages | four, from 16 % on | eight, from the untrained model on |
 # | seeds | one model of each size | three for every arm of the sweep |
+# | size | 1B and 7B | one; at `paper` scale 1B, or 7B by `-p model=allenai/OLMo-7B-hf` |
 # | inside the logarithm | $10^{-9}$ added | nothing: $0 \ln 0 = 0$ |
 # | the cause | not varied | weight decay, rate, schedule, width, depth, text, kind of feed-forward layer |
 #

@@ -56,7 +56,7 @@ if setting not in robustness.SETTINGS:
 # | rate | two and a half times, and a quarter | the same factors |
 # | epochs | three | three: every slot is told three times |
 # | corpus | web text, nearer to what was pretrained on | new documents of the model's *own* world |
-# | model | 7B instead of 1B | a smaller model, same text and schedule |
+# | model | 7B instead of 1B | a smaller model, same text and schedule; not at `paper` scale, where 7B would need several cards to learn |
 #
 # One arm is computed now; all are in the records, for every stage and three models.
 

@@ -176,6 +176,19 @@ def test_stages_of_a_model_of_others_are_counted_once_each(tmp_path):
         assert found.trained == []
 
 
+def test_the_larger_model_of_the_paper_is_forecast_without_a_network(tmp_path, monkeypatch):
+    """32 layers of 4 attention and 3 feed-forward matrices, and two of the vocabulary; no other weights."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    name = "allenai/OLMo-7B-hf"
+    weights = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 2 * 50304 * 4096
+    assert parameters(HUB[name]) == weights == 6_888_095_744
+    asked = lab("03", Store(tmp_path), scale="paper", model=name)
+    found = forecast([(asked, "03")], card("H100"))
+    (model,) = [each for each in found.fetched if each["kind"] == "model"]
+    assert (model["name"], model["revisions"], model["bytes"]) == (name, 4, 4 * 4 * weights)
+    assert found.seconds > 4 * 2048 * 2048 * 2 * 6.6e9 / 67e12  # in float32, attention and other readings apart
+
+
 def test_cards_are_found_by_name():
     assert card("h200") is CARDS["H200"] and CARDS["T4"].peak("bfloat16") == 8.1e12
     with pytest.raises(BadInput, match=r"a card is one of H200.*got 'B1'"):

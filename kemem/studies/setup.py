@@ -94,6 +94,14 @@ class Dropped(Setup):
         return replace(super().shape(vocabulary), dropout=self.dropout)
 
 
+@dataclass(frozen=True)
+class Untied(Setup):
+    """A setup whose last projection has weights of its own, as OLMo-7B has."""
+
+    def shape(self, vocabulary: int) -> models.Shape:
+        return replace(super().shape(vocabulary), tied=False)
+
+
 def objective(setup: Setup, tok: PreTrainedTokenizerBase) -> Objective:
     """What a model of this setup is trained for: filling in masked tokens in the families that do, else the next."""
     if setup.family not in models.MASKED:

@@ -138,8 +138,11 @@ SCALES: dict[str, Sizes] = {
     "paper": Sizes(2048, 2048, (64, 256, 512, 1024)),
 }
 OLMO = "allenai/OLMo-1B-hf"
-OLMO_STAGES = ("step117850", "step369000", "step554000", "step738020")
-"""As the paper's tables have them; each is the one branch of the hub that begins so."""
+PUBLISHED_STAGES = {
+    OLMO: ("step117850", "step369000", "step554000", "step738020"),
+    "allenai/OLMo-7B-hf": ("step118000", "step278000", "step369000", "step557000"),
+}
+"""As the paper's tables have them, of 7B as its figures do; each is the one branch of the hub that begins so."""
 OLMO_TEXTS = {name: f"hub:{name.lower()}:limit=2048" for name in ("Dolma", "PubMed", "C4")}
 
 
@@ -203,7 +206,7 @@ def subject(
             base, tuple(f"step{step}" for step in base.steps), millions, "tokens read (millions)", texts,
             length=min(sizes.length, base.setup.length), dtype=dtype or base.setup.dtype, **common,
         )  # fmt: skip
-    revisions = OLMO_STAGES if model == OLMO else models.revisions(model)
+    revisions = PUBLISHED_STAGES.get(model) or models.revisions(model)
     places = tuple(step(revision, float(i)) for i, revision in enumerate(revisions))
     usual = OLMO_TEXTS if scale == "paper" else {"docstrings:limit=4000": "docstrings:limit=4000"}
     texts = usual if corpus is None else {corpus: corpus}
@@ -246,7 +249,7 @@ def readings(about: Subject, *, family: str | None = None) -> tuple[str, ...]:
     """
     if isinstance(about.model, Pretraining):
         family = about.model.setup.family
-    elif about.model == OLMO:
+    elif about.model in PUBLISHED_STAGES:
         family = "olmo"  # known without looking at the hub
     elif family is None:
         family = models.family(about.model, revision=about.revisions[-1] or None)

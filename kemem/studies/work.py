@@ -14,7 +14,7 @@ from kemem.models import MASKED
 from kemem.studies import work_of_edits
 from kemem.studies.operations import QUESTION, Part, Work, trained
 from kemem.studies.pretraining import Pretraining, sources
-from kemem.studies.setup import Setup
+from kemem.studies.setup import Setup, Untied
 
 PROBED = 15 * 2 * 20
 """Tokens of all probes of a passage, scored before and after."""
@@ -145,6 +145,10 @@ HUB = {
     "allenai/OLMo-1B-hf": Setup(
         corpus="", vocabulary=50304, layers=16, width=2048, memories=8192, heads=16, length=2048, steps=738_020,
         rows=2048, learning_rate=4e-4, weight_decay=0.1,
+    ),
+    "allenai/OLMo-7B-hf": Untied(
+        corpus="", vocabulary=50304, layers=32, width=4096, memories=11008, heads=32, length=2048, steps=557_000,
+        rows=2160, learning_rate=3e-4, weight_decay=0.1,
     ),
 }  # fmt: skip
 """Shapes of models of the hub that settings name by a word alone."""
