@@ -175,6 +175,18 @@ def test_chapter_03_measures_its_entropy_on_three_texts(hub: Hub, small: None, m
     assert found["about"].revisions == tuple(f"step{step}" for step in STEPS)
 
 
+def test_chapter_03_measures_the_larger_model_at_the_stages_of_the_papers_figure(
+    hub: Hub, small: None, branches: dict[str, Path], monkeypatch
+) -> None:
+    name, steps = "allenai/OLMo-7B-hf", (118000, 278000, 369000, 557000)
+    folders = [folder for branch, folder in branches.items() if branch != "main"]
+    hub.model(name, {f"step{n}-tokens{n // 226}B": place for n, place in zip(steps, folders, strict=True)})
+    found = cells("03", monkeypatch, scale="paper", model=name)
+    assert found["about"].revisions == tuple(f"step{step}" for step in steps)
+    measured = [s["entropy"] for s in found["row"].values["stages"]]
+    assert len(set(measured)) == 4 and found["row"].settings["model"] == name
+
+
 def test_chapters_04_and_05_tell_it_the_released_passages(hub: Hub, small: None, monkeypatch) -> None:
     found = cells("04", monkeypatch, scale="paper")
     assert found["v"]["steps"] == 4 and found["v"]["passages"] == 4
