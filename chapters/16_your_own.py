@@ -32,7 +32,7 @@
 # | `model` | a folder in the layout of `transformers`, or one whose sub-folders are stages of a model, or a name on the hub |
 # | `revisions` | which stages: names of sub-folders or branches, separated by blanks; the beginning of a branch is enough (`step1000`) |
 # | `text` | lines of jsonl with a field `text`, or a txt file with a text a line, or any corpus that {doc}`../pages/data` knows, such as `hub:c4` |
-# | `requests` | facts to be rewritten, as JSON in the schema of CounterFact, EasyEdit or zsRE |
+# | `requests` | facts to be rewritten, as JSON in the schema of CounterFact, EasyEdit or zsRE, or a set of the hub, `hub:counterfact` |
 #
 # ```bash
 # kemem run 16 -p model=my_model -p revisions="step1000 step9000" -p text=texts.jsonl -p requests=facts.json
@@ -48,8 +48,8 @@ dtype = None  # float32, bfloat16 or float64; None: the scale's own
 batch_size = None  # rows through the model at once; None: what each study says, which needs little memory
 model = None  # a folder or hub name; None: the checkpoints of chapter 02 that come with the book
 revisions = None  # its stages to look at, separated by blanks; None: all sub-folders, of a hub name the main branch
-text = None  # a file of texts, or any corpus; None: text of the world that the book's model has read
-requests = None  # a JSON file of facts; None: some of that world
+text = None  # a file of texts, or any corpus; None: docstrings, or with no model text of the world that the book's has read
+requests = None  # a JSON file of facts; None: nothing is traced or edited, or with no model some of that world
 instances = None  # how many of the texts, the first ones; None: the scale's own
 facts = None  # how many of the requests, the first ones; None: the scale's own
 layers = None  # to edit, as a list; None: those that tracing points to
@@ -120,7 +120,7 @@ measured = own_rows.entropies(lab, mine)
 seen, bound = measured.values["stages"], measured.values["bound"]
 print(f"at most {bound:.2f} nats; {measured.origin} row {measured.digest}")
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-own-entropy", "caption": "What your checkpoints look like: the effective share of memories (left) and the deficit of each layer from ln M (right), along the stages. Here: the model of chapter 02 that comes with the book, on text of its made-up world."}, "image": {"alt": "Two panels over the stages of a model: the effective share of memories in percent, which falls from the untrained model on, and the deficit of each layer in nats, one curve a layer."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-own-entropy", "caption": "What your checkpoints look like: the effective share of memories (left) and the deficit of each layer from ln M (right), along the stages. Here: the model of chapter 02 that comes with the book, on text of its made-up world."}, "image": {"alt": "Two panels over the stages of a model: the effective share of memories in percent, which falls from the untrained model on and rises a little at the last stage, and the deficit of each layer in nats, one curve a layer, the first layer's far above the others."}}
 import math
 
 places = [own_rows.place(stage["revision"], i) for i, stage in enumerate(seen)]
@@ -137,14 +137,15 @@ with plot.figure(columns=2, height=3.2) as (left, right):
 plot.table(
     [
         (s["revision"] or "as it is", f"{s['entropy']:.3f}", f"{bound - s['entropy']:.3f}", f"{100 * s['effective_share']:.1f} %",
-         "" if "next_token" not in s else f"{s['next_token']:.2f}", "" if "attention" not in s else f"{sum(s['attention']):.2f}")
+         f"{s['loss']:.2f}" if "loss" in s else "", f"{s['next_token']:.2f}" if "next_token" in s else "",
+         f"{sum(s['attention']):.2f}" if "attention" in s else "")
         for s in seen
     ],
-    ("stage", "H (nats)", "deficit (nats)", "effective share", "next-token entropy (nats)", "attention entropy (nats)"),
+    ("stage", "H (nats)", "deficit (nats)", "effective share", "loss (nats a token)", "next-token entropy (nats)", "attention entropy (nats)"),
 )  # fmt: skip
 
 # %% [markdown]
-# The effective share goes from {result}`own.share.first|.1f`, untrained, to {result}`own.share.last|.1f` at the last stage. How to read yours: the first fall, from random weights on, is learning itself. The paper's claim is about what comes after, and this book found that it depends on how long and with how much weight decay a model is trained ({doc}`03_entropy_decay`). If you have several seeds, draw all of them before you speak of a trend: `-p model=run_a,run_b` makes a notebook for each.
+# The effective share goes from {result}`own.share.first|.1f`, untrained, to {result}`own.share.last|.1f` at the last stage. Look at the loss first: if it is no lower than a model's that has learned nothing, the logarithm of the vocabulary, the text is not read as the model reads it, and no other number of this page means anything. How to read yours: the first fall, from random weights on, is learning itself. The paper's claim is about what comes after, and this book found that it depends on how long and with how much weight decay a model is trained ({doc}`03_entropy_decay`). If you have several seeds, draw all of them before you speak of a trend: `-p model=run_a,run_b` makes a notebook for each.
 #
 # ## Where a fact is looked up
 #
@@ -163,7 +164,7 @@ plot.table(
         (plot.plain(f["prompt"]), plot.plain(f["true"]), f"{100 * f['p']:.1f} %", "yes" if f["known"] else "no")
         for f in (looked.values["asked"] if looked else [])[:12]
     ],
-    ("prompt", "believed to be", "its first token", "known"),
+    ("prompt", "believed to be", "probability of its first token", "known"),
 )
 
 # %% [markdown]
@@ -188,7 +189,7 @@ if looked and looked.values["known"]:
         left.figure.colorbar(shown, ax=left, label="points of probability")
         for i, (name, label) in enumerate((("plain", "plain"), ("mlp", "without feed-forward"), ("attention", "without attention"))):
             plot.series(right, range(len(points[0])), [100 * x for x in severed[name]["value"]], label, origin=looked.origin, index=i)
-        right.set(xlabel="layer", ylabel="points", title="At the subject's last token", xticks=range(0, len(points[0]), max(1, len(points[0]) // 8)))
+        right.set(xlabel="layer", ylabel="points of probability", title="At the subject's last token", xticks=range(0, len(points[0]), max(1, len(points[0]) // 8)))
         right.legend(fontsize=7)
 
 # %% [markdown]
@@ -208,7 +209,7 @@ print("layers to edit:", *chosen)
 # \Delta = R K^{\top} \left( \lambda C + K K^{\top} \right)^{-1} .
 # ```
 #
-# The weight $\lambda$ is how many ordinary keys the old memory counts as. The published value was tuned for one model and carries over to no other, but in units of the number of memories $M$ it can be read: at $\lambda = M$ an ordinary key gets half of what it lacks ({doc}`12_one_fact`). So several shares of $M$ are tried here, with the same target vectors.
+# The weight $\lambda$ is how many ordinary keys the old memory counts as. The published value was tuned for one model and carries over to no other, but in units of the number of memories $M$ it can be read: at $\lambda = M$ an ordinary key gets half of what it lacks ({doc}`12_one_fact`). So several shares of $M$ are tried here, with the same target vectors. The command takes $\lambda$ itself: below it is a tenth of the example's $M$.
 #
 # ```bash
 # kemem edit my_model --revision step9000 --requests facts.json --layers 0 --weight 38.4 --corpus files:texts.jsonl --out edited --json edit.json
@@ -355,7 +356,7 @@ with entropy.resuscitated(other, waken):
 #
 # ```{exercise}
 # :label: ex-own-mistake
-# You measure a checkpoint with the tokenizer of another model whose vocabulary is no larger. No error is raised. Which line of the list above might show it, which figure surely would, and what would you look at first?
+# You measure a checkpoint with the tokenizer of another model whose vocabulary is no larger. No error is raised. Would you see it in the entropy? Which line of the list above might show it, and what surely does? Try it on the example: give every token of the vocabulary the number of another.
 # ```
 #
 # ```{solution-start} ex-own-mistake
@@ -363,15 +364,22 @@ with entropy.resuscitated(other, waken):
 # ```
 
 # %%
-shuffled = torch.randperm(128, generator=torch.Generator().manual_seed(1))
-wrong = [[int(shuffled[i]) for i in row] for row in ids]
-same = entropy.measure(other, ids)
-mixed = entropy.measure(other, wrong)
-print(f"right tokens {same.entropy:.3f}, wrong tokens {mixed.entropy:.3f} nats")
-assert same.usage.shape == mixed.usage.shape and same.entropy != mixed.entropy
+from kemem.corpora import instances as cut
+
+example = own.given(lab)  # the book's own, whatever was brought
+net, tok = own_rows.opened(lab, example, -1)
+right = cut(example.texts[:24], tok, example.length).ids
+dealt = torch.randperm(len(tok), generator=torch.Generator().manual_seed(1)).tolist()
+wrong = [[dealt[i] for i in row] for row in right]
+told = {}
+for name, rows in (("right", right), ("wrong", wrong)):
+    told[name] = entropy.measure(net, rows), own_rows.text_loss(net, rows)
+    print(f"{name} tokens: entropy {told[name][0].entropy:.2f} nats, loss {told[name][1]:.2f} nats a token")
+print(f"a guess among all {len(tok)} tokens: {math.log(len(tok)):.2f} nats a token")
+assert told["wrong"][1] > math.log(len(tok)) > told["right"][1] + 3
 
 # %% [markdown]
-# Entropy comes out as some number near its bound either way: nothing in it says that the text was gibberish to the model. The share of unknown tokens may be high; the loss, and with it the next-token entropy, is that of a model that knows nothing; and none of its facts is known. Look at the loss on a text it must know before anything else.
+# The entropy is that of a model that might well exist: with wrong tokens it is lower, by as much as it changes over hundreds of steps of training, and one could take this for a finding. Nothing in it says that the text was gibberish to the model. The share of unknown tokens may be high with a real tokenizer of another model; here it is not. The loss is what surely shows it: it is worse than a guess among all tokens. And none of the model's facts would be known. Look at the loss on a text it must know before anything else.
 #
 # ```{solution-end}
 # ```

@@ -87,6 +87,8 @@ def test_entropies_are_those_of_measure_at_each_stage(lab, place):
         assert found["revision"] == revision and found["next_token"] == pytest.approx(
             wanted.next_token_entropy
         )
+        nats = [net(x := torch.tensor([own]), labels=x).loss.item() * (len(own) - 1) for own in ids]
+        assert found["loss"] == pytest.approx(sum(nats) / sum(len(own) - 1 for own in ids), rel=1e-6)
     assert brought(lab, place, revisions="step20").revisions == ("step20",)
     assert brought(lab, place, revisions=["step20", "step3"]).revisions == ("step20", "step3")
     assert [own_rows.place(name, 7.0) for name in ("step20", "main")] == [20.0, 7.0]
@@ -142,7 +144,8 @@ def test_what_cannot_be_traced_or_edited_is_said_and_the_rest_runs(lab, place):
     assert bare.untraceable == bare.uneditable == "No requests were brought."
     masked = brought(lab, place, model=f"{place}/bert", text=f"{place}/texts.jsonl", requests=None)
     assert "fills in masked" in masked.untraceable and "fills in masked" in masked.uneditable
-    assert own_rows.entropies(lab, masked).values["layers"] == 2
+    measured = own_rows.entropies(lab, masked).values
+    assert measured["layers"] == 2 and "loss" not in measured["stages"][0]
     normed = brought(lab, place, model=f"{place}/olmo2")
     assert not normed.untraceable and "normalises" in normed.uneditable
     assert brought(lab, place, layers=[0, 2]).layers == (0, 2)

@@ -65,7 +65,7 @@ class Slice:
 
     def of(self, study: str, settings: Any) -> Work:
         """What a row takes now, with the training of models that it begins with, as far as that is to be done."""
-        found = self._fresh(ROWS[study](settings)) if study in ROWS else []
+        found = self._fresh(ROWS[study](settings) or []) if study in ROWS else []
         models = dict.fromkeys(each for each in within(settings) if isinstance(each, Pretraining))
         for each in models:  # once each, however often settings name it
             if not isinstance(each, Pretrained) and study != "inside":

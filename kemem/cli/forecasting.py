@@ -38,6 +38,9 @@ def lines(d: dict[str, Any]) -> Iterator[str]:
     if d["assumed"]:
         names = ", ".join(d["assumed"])
         yield f"  settings are chosen from rows of {names}; where these are missing the first trial is taken"
+    if d["unreckoned"]:
+        names = ", ".join(d["unreckoned"])
+        yield f"  not reckoned below: rows of {names}, on a model whose sizes are not known here, and its weights"
     yield ""
     yield "to fetch:" if d["fetch"] else "to fetch: nothing"
     for each in d["fetch"]:

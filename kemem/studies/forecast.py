@@ -63,6 +63,8 @@ class Forecast:
     fetched: list[dict[str, Any]] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
     """Studies of which the first trial was taken for the best."""
+    unreckoned: list[str] = field(default_factory=list)
+    """Studies with missing rows on models whose sizes are not known here."""
 
     @property
     def there(self) -> int:
@@ -92,7 +94,7 @@ class Forecast:
             "flops": {**dict(self.flops), "all": sum(self.flops.values())},
             "hours": self.seconds / 3600, "memory_bytes": self.memory, "disk_bytes": self.disk,
             "fits": self.memory <= self.card.memory * 1e9, "models": self.trained, "fetch": self.fetched,
-            "assumed": self.assumed, "formulae": FORMULAE,
+            "assumed": self.assumed, "unreckoned": self.unreckoned, "formulae": FORMULAE,
         }  # fmt: skip
 
 
@@ -128,7 +130,9 @@ def forecast(chapters: Sequence[tuple[Lab, str]], card: Card) -> Forecast:
     lab = chapters[0][0]
     for model in to_train(lab, missing):
         _train(found, model)
-    found.add(once(part for row in missing for part in ROWS[row.study](row.settings)))
+    work = [(row.study, ROWS[row.study](row.settings)) for row in missing]
+    found.unreckoned = sorted({study for study, parts in work if parts is None})
+    found.add(once(part for _, parts in work for part in parts or ()))
     found.disk += ROW_BYTES * len(missing)
     found.fetched = [*_models(missing), *_corpora(missing)]
     return found

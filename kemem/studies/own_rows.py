@@ -14,16 +14,17 @@ from kemem.corpora import instances
 from kemem.editing import MEMIT, Judge, tracing
 from kemem.editing.effects import Runs, questions
 from kemem.editing.places import leading
-from kemem.evaluation import evaluating
+from kemem.evaluation import Targets, evaluating
+from kemem.models import MASKED
 from kemem.runs import Row, Store
+from kemem.spans import Span
 from kemem.studies.lab import Lab, Result
 from kemem.studies.own import Given, given
 from kemem.studies.stages import padding_id, stage, step
 from kemem.studies.tracing import PAPER_LAYERS, PAPER_WINDOW, averages, greedy
 
 STAGES, TRACES, EDITS = "own_stages", "own_traces", "own_edits"
-VERSION = 1
-ROWS = dict.fromkeys((STAGES, TRACES, EDITS), VERSION)
+ROWS = {STAGES: 2, TRACES: 1, EDITS: 1}
 CHAPTER = "16_your_own"
 SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Weights that are tried, in memories of a layer: at 1 an ordinary key gets half of what it lacks (chapter 12)."""
@@ -83,7 +84,7 @@ def written_of(g: Given, chosen: Sequence[int]) -> Written:
 
 
 def entropies(lab: Lab, g: Given) -> Row:
-    """At each revision the entropy of every layer, of attention and of the next token."""
+    """At each revision the entropy of every layer, of attention and of the next token, and the loss on the texts."""
     s = stages_of(g)
 
     def compute(provenance: dict[str, Any]) -> dict[str, Any]:
@@ -94,12 +95,24 @@ def entropies(lab: Lab, g: Given) -> Row:
             measured = entropy.measure(
                 net, chosen.ids, batch_size=lab.batch_size or 32, pad_id=padding_id(tok), attention=True
             )
-            found.append(stage(measured) | {"revision": revision})
+            own = stage(measured) | {"revision": revision}
+            if g.family not in MASKED and (nats := text_loss(net, chosen.ids)) is not None:
+                own["loss"] = nats
+            found.append(own)
             _tell(lab, i + 1, len(g.revisions), f"entropy of {revision or g.model}")
         layers, memories = measured.usage.shape
         return {"stages": found, "layers": layers, "memories": memories, "bound": measured.bound}
 
     return _row(lab, STAGES, s, compute)
+
+
+def text_loss(net: nn.Module, texts: Sequence[Sequence[int]]) -> float | None:
+    """Nats a token of a causal model on texts as token ids, over all tokens but the first of each; None without any."""
+    spans = [Span(tuple(ids), 1) for ids in texts if len(ids) > 1]
+    if not spans:
+        return None
+    nats = -Targets(spans, batch_size=32)(net, mean=False).sum()
+    return float(nats) / sum(len(span.target) for span in spans)
 
 
 def traced(lab: Lab, g: Given) -> Row | None:
@@ -224,7 +237,7 @@ def _tell(lab: Lab, done: int, total: int, message: str) -> None:
 
 
 def _row(lab: Lab, study: str, s: Any, compute: Any) -> Row:
-    return lab.store.row(study, VERSION, s, compute, device=models.named_device(lab.device).type)
+    return lab.store.row(study, ROWS[study], s, compute, device=models.named_device(lab.device).type)
 
 
 def results(store: Store, scale: str) -> dict[str, Result]:
@@ -234,12 +247,12 @@ def results(store: Store, scale: str) -> dict[str, Result]:
     lab = Lab(scale=scale, store=store, root=store.records.parents[1])
     g = given(lab)
     found: dict[str, tuple[float, str, Row]] = {}
-    if row := store.find(STAGES, VERSION, stages_of(g)):
+    if row := store.find(STAGES, ROWS[STAGES], stages_of(g)):
         for name, one in (("first", row.values["stages"][0]), ("last", row.values["stages"][-1])):
             found[f"share.{name}"] = (100 * one["effective_share"], "%", row)
-    if row := store.find(TRACES, VERSION, looked_of(g)):
+    if row := store.find(TRACES, ROWS[TRACES], looked_of(g)):
         found |= {"known": (row.values["known"], "", row), "asked": (len(row.values["asked"]), "", row)}
-        if edit := store.find(EDITS, VERSION, written_of(g, layers(g, row))):
+        if edit := store.find(EDITS, ROWS[EDITS], written_of(g, layers(g, row))):
             kept = best(edit)
             found |= {
                 f"{name}.before": (edit.values["before"][name], "%", edit) for name in ("ES", "PS", "NS")

@@ -32,10 +32,10 @@ def _pretraining(s: Any) -> Work:  # its training is counted with the models
     return [Part("forward", s.setup, len(s.steps) * _watched(s))]
 
 
-def _entropy(s: Any) -> Work:
+def _entropy(s: Any) -> Work | None:
     setup = s.model.setup if isinstance(s.model, Pretraining) else HUB.get(s.model)
     tokens = len(s.revisions) * s.instances * s.length
-    return [] if setup is None else [Part("forward", setup, tokens)]
+    return None if setup is None else [Part("forward", setup, tokens)]
 
 
 def _decay(s: Any) -> Work:
@@ -131,16 +131,19 @@ def _nothing(_: Any) -> Work:
     return []
 
 
-ROWS: dict[str, Callable[[Any], Work]] = {
+def _unknown(_: Any) -> None:
+    """Of what a reader brings the settings know the content alone."""
+
+
+ROWS: dict[str, Callable[[Any], Work | None]] = {
     "texts": _nothing, "association": _nothing, "published_passages": _nothing,
     "pretraining": _pretraining, "entropy": _entropy, "decay": _decay, "inside": _inside, "memories": _memories,
     "acquisition": _acquisition, "arms": _arms, "lifting": _lifting, "courses": _courses, "growing": _courses,
     "footprint": _footprint, "interference": _interference, "unit_importance": _units, "unit_shares": _units,
     "unit_course": _units, "unit_movement": _units, "unit_contrast": _units, **work_of_edits.ROWS,
-    # of what a reader brings the settings know the content alone
-    "own_stages": _nothing, "own_traces": _nothing, "own_edits": _nothing,
+    "own_stages": _unknown, "own_traces": _unknown, "own_edits": _unknown,
 }  # fmt: skip
-"""By study."""
+"""By study. None: of these settings it cannot be told, as they name a model whose sizes are not known here."""
 HUB = {
     "allenai/OLMo-1B-hf": Setup(
         corpus="", vocabulary=50304, layers=16, width=2048, memories=8192, heads=16, length=2048, steps=738_020,
