@@ -512,6 +512,23 @@ def test_a_folder_with_another_run_is_refused_before_the_text_is_read(tmp_path, 
     assert weights == {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
 
 
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_refused_training_leaves_its_folder_as_it_was(existed, tmp_path, capfd):
+    """Too little text is seen when it is cut into tokens, after the folder was taken."""
+    out = tmp_path / "model"
+    if existed:
+        out.mkdir()
+        (out / ".keep").write_text("mine")
+    (tmp_path / "text.txt").write_text("Two lines.\nNo more.\n")
+    command = f"pretrain --scale smoke --corpus files:{tmp_path}/text.txt --out {out} --device cpu"
+    assert main(shlex.split(command)) == 2
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert out.is_dir() == existed
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"text.txt"} | ({".keep"} if existed else set())
+    assert not existed or {path.name for path in out.iterdir()} == {".keep"}
+
+
 def test_every_option_of_every_command_is_in_the_table():
     """A new option needs a case here, or a reason not to have one: those below cannot be given wrongly."""
     from typer.main import get_command

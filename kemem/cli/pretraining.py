@@ -1,6 +1,9 @@
 """`kemem pretrain`: a model of the book, trained on a text of one's own, into a folder of checkpoints."""
 
 import json as encoding
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,14 +81,14 @@ def pretrain(
         check_corpus(corpus)
     device = place(device, dtype)
     settings = chosen(scale, corpus=corpus, seed=seed, device=device, dtype=dtype, batch_size=batch_size)
-    claim(out, settings, pretraining.VERSION)
-    lab = labs.Lab(scale, Store(out), out, device=device, progress=progress(f"{out}"))
-    with patience(f"reading {settings.setup.corpus} and cutting it into tokens"):
-        watch = pretraining.Watch(lab, settings)
-        setup.blocks(lab, settings.setup, settings.setup.corpus, "train")
-    _, history, found = setup.train(
-        lab, settings.setup, out, keep=settings.steps, at_checkpoint=watch.stage, sharded=sharded
-    )
+    with claimed(out, settings, pretraining.VERSION):
+        lab = labs.Lab(scale, Store(out), out, device=device, progress=progress(f"{out}"))
+        with patience(f"reading {settings.setup.corpus} and cutting it into tokens"):
+            watch = pretraining.Watch(lab, settings)
+            setup.blocks(lab, settings.setup, settings.setup.corpus, "train")
+        _, history, found = setup.train(
+            lab, settings.setup, out, keep=settings.steps, at_checkpoint=watch.stage, sharded=sharded
+        )
     document = {
         "model": str(out), "scale": scale, "seed": seed, "corpus": settings.setup.corpus,
         "corpus_digest": found["corpus"]["digest"], "device": device, "dtype": settings.setup.dtype,
@@ -131,8 +134,29 @@ def chosen(
     return replace(settings, setup=setup)
 
 
-def claim(out: Path, settings: Any, version: int) -> None:
-    """Marks a new or empty folder as that of this run. Refuses one that holds anything else, saying what.
+@contextmanager
+def claimed(out: Path, settings: Any, version: int) -> Iterator[None]:
+    """Within the block the folder is this run's. Refused before it has saved anything, it leaves it as it was."""
+    existed, there = out.is_dir(), {*out.iterdir()} if out.is_dir() else set()
+    fresh = claim(out, settings, version)
+    try:
+        yield
+    except BadInput:
+        if fresh and not saved(out):
+            for entry in {*out.iterdir()} - there:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if not existed:
+                out.rmdir()
+        raise
+
+
+def saved(out: Path) -> bool:
+    """Whether a run has left something to go on from."""
+    return any(out.glob("step*")) or any(out.glob("state/step*"))
+
+
+def claim(out: Path, settings: Any, version: int) -> bool:
+    """Marks a new or empty folder as that of this run, and says so. Refuses one that holds anything else, saying what.
 
     A run that has saved nothing yet gives way: its command may have been mistaken.
     """
@@ -152,8 +176,8 @@ def claim(out: Path, settings: Any, version: int) -> None:
                 f"expected the settings of a run in {path}; got a damaged file; choose another --out."
             )
         if there == here:
-            return
-        if any(out.glob("step*")) or any(out.glob("state/step*")):
+            return False
+        if saved(out):
             raise BadInput(
                 f"expected --out to be empty or to hold this very run; {out} holds another: "
                 f"{_differing(there, here)}; choose another folder or delete this one."
@@ -164,8 +188,10 @@ def claim(out: Path, settings: Any, version: int) -> None:
             raise BadInput(
                 f"expected --out to be a new or empty folder; {out} holds {inside[0]!r}; choose another."
             )
+    fresh = not path.is_file()
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, encoding.dumps(here, indent=1) + "\n")
+    return fresh
 
 
 def _differing(there: dict[str, Any], here: dict[str, Any]) -> str:
