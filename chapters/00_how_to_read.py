@@ -140,10 +140,10 @@ for mistaken in ({"sede": 1}, {"scale": "enormous"}, {"seed": -1}):
         print(error)
 
 # %% [markdown]
-# These are the parameters of all chapters:
-#
+# :::{dropdown} The parameters of all chapters
 # ```{parameters}
 # ```
+# :::
 #
 # Two environment variables say where things are: `KEMEM_STORE`, the folder of live rows and checkpoints (`.kemem` in the
 # checkout unless you say otherwise), and `KEMEM_DATA`, a folder of text of your own that a corpus such as
@@ -199,7 +199,7 @@ from kemem.studies import courses, many, tour, tracing
 stops = tour.settings(scale, seed=seed, dtype=dtype)
 
 # %% [markdown]
-# *One: how widely does it use its memories?* A feed-forward layer is a set of memories, and every token uses each of them more or less. How evenly the use is spread is the *knowledge entropy* of the model. Its exponential is a number of memories: as many as would give this entropy if they were all used alike ({doc}`01_memories`, {doc}`03_entropy_decay`).
+# *One: how widely does it use its memories?* A feed-forward layer is a set of memories, and every token uses each of them more or less. How evenly the use is spread is the *knowledge entropy* of a layer; that of the model is the sum. Of a layer its exponential is a number of memories: as many as would give this entropy if they were all used alike ({doc}`01_memories`, {doc}`03_entropy_decay`).
 
 # %%
 learned = tour.learning(lab, stops)

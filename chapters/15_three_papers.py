@@ -190,7 +190,7 @@ with plot.figure(height=3.4) as axes:
         axes.fill_between(read, *ends, color=plot.COLOURS[index], alpha=0.15, linewidth=0)
     axes.axhline(0, color="#555555", linestyle=":", linewidth=1)
     axes.set(xlabel="tokens read (millions)", ylabel="corrected correlation", ylim=(-1.05, 1.05), title="Agreement by stage")
-    axes.legend(fontsize=7, loc="center right")
+    axes.legend(fontsize=7, loc="center right", framealpha=1.0)
 
 # %% [markdown]
 # The signs are there at every stage. Over all of them usage and general importance have between {result}`papers.least.usage.general|.2f` and {result}`papers.most.usage.general|.2f`, usage and key between {result}`papers.least.usage.key|.2f` and {result}`papers.most.usage.key|.2f`, usage and update between {result}`papers.least.usage.update|.2f` and {result}`papers.most.usage.update|.2f`.
@@ -267,7 +267,7 @@ with plot.figure(columns=5, height=2.6) as panels:
         axes.legend(fontsize=7)
 
 # %% [markdown]
-# Every layer had the same trials: all weights, both clamps. Editing takes in the first layer and in no other: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above. Lighter weights do not help them. The first layer is also the one whose loss is felt most. But the *trace* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
+# Every layer had the same trials: all weights, both clamps. Editing does well in the first layer and badly in all others: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above. Lighter weights do not help them. The first layer is also the one whose loss is felt most. But the *trace* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
 # A restored state has the clean embedding of the name in it; here that seems to be what counts, and no one feed-forward layer looks the fact up at the subject. MEMIT writes there all the same, and well. It is the dissociation of Hase et al. {cite}`hase2023localization`: where a fact is traced to and where it can be written are two questions. Why not in the layers above? The attention that reads the subject most stands before the feed-forward layer of its own block, and so before all that is written from there on.
 #
 # ## What is missed
@@ -317,6 +317,8 @@ with plot.figure(columns=3, height=0.9 + 0.24 * len(sets), sharey=True) as panel
 # %% tags=["hide-input"]
 FEW = ("usage", "general", "key", "key / usage", "loss, world / loss, docstrings", "loss, docstrings / loss, world", "update",
        "random", "usage, least")  # fmt: skip
+# stages say different facts, so these are told of the last one alone
+ASKED = [(step, key) for step in silent for key in QUANTITIES if key != "facts" or step == steps[-1]]
 
 
 def gone(row, name, key):
@@ -326,13 +328,13 @@ def gone(row, name, key):
 
 plot.table(
     [
-        (named(name), *(gone(row, name, key) for row in silent.values() for key in QUANTITIES),
+        (named(name), *(gone(silent[step], name, key) for step, key in ASKED),
          f"{100 * looking.mean(row.values['contribution'][name]):.0f}")
         for name in FEW
         if name in sets
     ],
-    ("held at its mean", *(f"step {step}: {key}" for step in silent for key in ("world (nats)", "docstrings (nats)", "facts (points)")),
-     "share of contribution, last (%)"),
+    ("held at its mean", *(f"step {step}: {key} ({'points' if key == 'facts' else 'nats'})" for step, key in ASKED),
+     "share of contribution (%)"),
 )  # fmt: skip
 
 # %% [markdown]
@@ -340,9 +342,9 @@ plot.table(
 #
 # *Keys find it too, but less well*: {result}`papers.silenced.last.mean.key.world|.1f` and {result}`papers.silenced.last.mean.key.facts|.0f`. And what is special to subjects, keys over usage, is not where facts of other subjects are missed most: it costs {result}`papers.silenced.last.mean.key / usage.facts|.0f` of facts, beside {result}`papers.silenced.last.mean.loss, world / loss, docstrings.facts|.0f` for what is special to the world by the loss.
 #
-# *What MEMIT writes to is not missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.0f` of facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). The update's columns are a map of free space.
+# *What MEMIT writes to is not missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.1f` of facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). The update's columns are a map of free space.
 #
-# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. It is there from the first stage on: what is special to a text costs that text {result}`papers.silenced.first.mean.loss, docstrings / loss, world.ratio|.0f` times (docstrings) and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.ratio|.0f` times (world) as much as the other, at the last stage {result}`papers.silenced.last.mean.loss, docstrings / loss, world.ratio|.0f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.ratio|.0f` times. Costs in nats are higher late for every set, as there is more to lose; and facts are not compared between the stages, which are asked for facts that each of them says.
+# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. It is there from the first stage on: what is special to a text costs that text {result}`papers.silenced.first.mean.loss, docstrings / loss, world.ratio|.0f` times (docstrings) and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.ratio|.0f` times (world) as much as the other, at the last stage {result}`papers.silenced.last.mean.loss, docstrings / loss, world.ratio|.0f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.ratio|.0f` times. Costs in nats are higher late for every set, as there is more to lose. Facts are not compared between the stages, as each is asked for those that it says.
 #
 # ## A fact's own memories
 #

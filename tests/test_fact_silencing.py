@@ -211,7 +211,7 @@ def test_numbers_for_prose_are_means_over_facts_and_over_draws():
     rewritten = [{**each, "left": {"mean": {"update": {"said": said, "nats": -1.0}}}} for said in (0.5, 0.75)]
     row = Row("", 1, {}, {"facts": 4, "known": known, "rewritten": rewritten}, {}, "live")
     found = three_papers.of_facts("last", row)
-    assert found["fact.last.mean.key.own"][:2] == (75.0, "points")
+    assert found["fact.last.mean.key.own"][:2] == (75.0, "%")
     assert found["fact.last.mean.key.other.nats"][:2] == (1.0, "nats")
     assert found["fact.last.mean.key.more"][:2] == (75.0, "points")
     half = stats.t.ppf(0.975, 3) * 0.5 / 2  # a standard deviation of 0.5 over four pairs

@@ -231,7 +231,7 @@ def of_facts(when: str, row: Row) -> Told:
                 said, nats = (
                     looking.mean(fact_silencing.lost(row, way, name, whose, key)) for key in ("said", "nats")
                 )
-                found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "points", row
+                found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "%", row
                 found[f"fact.{when}.{way}.{name}.{whose}.nats"] = nats, "nats", row
             for over, more in (
                 ("", fact_silencing.more(row, way, name)),
