@@ -12,7 +12,10 @@ from kemem.cli.terminal import write_json
 def dry_run(
     root: Path, stem: str, chosen: Sequence[dict[str, Any]], card: str | None, place: str | None
 ) -> None:
-    """Print the forecast of a chapter with these combinations of (checked) parameters. No network, no weights."""
+    """Print the forecast of a chapter with these combinations of (checked) parameters.
+
+    No weights, and no network but for what a reader names for chapter 16: a configuration, texts, requests.
+    """
     from kemem.book.session import open_lab
     from kemem.studies.cards import DEFAULT
     from kemem.studies.cards import card as named
@@ -37,7 +40,8 @@ def lines(d: dict[str, Any]) -> Iterator[str]:
     )
     if d["assumed"]:
         names = ", ".join(d["assumed"])
-        yield f"  settings are chosen from rows of {names}; where these are missing the first trial is taken"
+        taken = "where these are missing the first trial, or what is usual, is taken"
+        yield f"  settings are chosen from rows of {names}; {taken}"
     if d["unreckoned"]:
         names = ", ".join(d["unreckoned"])
         yield f"  not reckoned below: rows of {names}, on a model whose sizes are not known here, and its weights"

@@ -1,7 +1,7 @@
 """What a chapter would take at a scale, before any of it is done: rows, arithmetic, hours, memory, disk, downloads.
 
-Nothing is computed, no weights are made and no network is used. Rows whose settings are chosen from other rows are
-counted as if the first trial had won. The formulae are in FORMULAE, and beside the numbers wherever these are shown.
+Nothing is computed, no weights are made, and no network is used but to look at what chapter 16 is given. Rows whose
+settings are chosen from others are counted as if the first trial had won. FORMULAE are shown beside the numbers.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from kemem.studies.pretraining import STUDY as MODELS
 from kemem.studies.pretraining import Pretrained, Pretraining
 from kemem.studies.setup import Setup
 from kemem.studies.work import HUB, ROWS, within
+from kemem.studies.work_of_own import setup_of
 from kemem.world.relations import RELATIONS
 
 STEP = 0.01
@@ -127,8 +128,7 @@ def forecast(chapters: Sequence[tuple[Lab, str]], card: Card) -> Forecast:
     for row in rows.values():
         found.rows.setdefault(row.study, [0, 0])[row.row is None] += 1
     missing = [row for row in rows.values() if row.row is None]
-    lab = chapters[0][0]
-    for model in to_train(lab, missing):
+    for model in to_train(chapters[0][0], missing):
         _train(found, model)
     work = [(row.study, ROWS[row.study](row.settings)) for row in missing]
     found.unreckoned = sorted({study for study, parts in work if parts is None})
@@ -191,10 +191,12 @@ def _models(missing: Iterable[Asked]) -> list[dict[str, Any]]:
             model = getattr(each, "model", row.study == MODELS and each)
             if isinstance(model, Pretrained):
                 named.setdefault(model.name, (model.setup, set()))[1].update(_revisions(model, each))
-        if isinstance(model := getattr(row.settings, "model", None), str) and hasattr(
-            row.settings, "revisions"
-        ):
-            named.setdefault(model, (HUB.get(model), set()))[1].update(row.settings.revisions)
+        s = row.settings
+        if isinstance(model := getattr(s, "model", None), str) and hasattr(s, "revisions"):
+            named.setdefault(model, (HUB.get(model), set()))[1].update(s.revisions)
+        if (g := getattr(s, "given", None)) and not Path(g.model).expanduser().is_dir():
+            stages = g.revisions if row.study == "own_stages" else g.revisions[-1:]
+            named.setdefault(g.model, (setup_of(g), set()))[1].update(stages)
     return [
         {
             "kind": "model", "name": name, "revisions": len(revisions), "licence": None,
@@ -292,5 +294,6 @@ STAND_INS: Mapping[str, Any] = {
     "many_edits": lambda s: {"after": {"S": 0.0, "NM": 0.0}},
     "capacity": lambda s: {"known": s.most or 2 * max(s.counts)},
     "hardness": _hardness,
+    "own_traces": lambda s: {"known": 0},  # the layers to edit are then those of the paper, in proportion
 }
 """Values that stand in for those of rows from which settings are chosen: all trials alike, so that the first wins."""

@@ -90,9 +90,18 @@ class Moments:
 Work = list[Part | Algebra | Moments]
 
 
+@dataclass(frozen=True)
+class Sized(Setup):
+    """The shape of a model that the book does not build, with the number of its parameters."""
+
+    count: int = 0
+
+
 @lru_cache(maxsize=256)
 def parameters(setup: Setup) -> int:
-    """Parameters of a model of this setup, built without memory for its weights."""
+    """Parameters of a model of this setup, built without memory for its weights; of others as counted."""
+    if isinstance(setup, Sized):
+        return setup.count
     shape = setup.shape(setup.vocabulary)
     with torch.device("meta"):
         model = models.build(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,18 @@ WRITTEN, WORDS = 4, 8  # requests whose prompts are gone on with, and by how man
 
 
 @dataclass(frozen=True)
-class Stages:
-    """What was measured, by content: of each revision its name and what identifies it."""
+class _Of:
+    """Settings that know what they are of by its content. given: of what, in no digest: a forecast counts it."""
+
+    given: InitVar[Given] = field(kw_only=True)
+
+    def __post_init__(self, given: Given) -> None:
+        object.__setattr__(self, "given", given)
+
+
+@dataclass(frozen=True)
+class Stages(_Of):
+    """What was measured: of each revision its name and what identifies it."""
 
     models: tuple[tuple[str, str], ...]
     texts: str
@@ -44,7 +54,7 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Looked:
+class Looked(_Of):
     model: str
     facts: str
     samples: int
@@ -54,7 +64,7 @@ class Looked:
 
 
 @dataclass(frozen=True)
-class Written:
+class Written(_Of):
     model: str
     requests: str
     texts: str
@@ -66,21 +76,22 @@ class Written:
 
 
 def stages_of(g: Given) -> Stages:
-    return Stages(tuple(zip(g.revisions, g.identities, strict=True)), g.digest(g.texts), g.length, g.dtype)
+    each = tuple(zip(g.revisions, g.identities, strict=True))
+    return Stages(each, g.digest(g.texts), g.length, g.dtype, given=g)
 
 
 def looked_of(g: Given) -> Looked:
     window = max(1, round(PAPER_WINDOW / PAPER_LAYERS * g.outline.layers))
     facts = g.digest([asdict(fact) for fact in g.facts])
-    return Looked(g.identities[-1], facts, g.samples, window, g.dtype, g.seed)
+    return Looked(g.identities[-1], facts, g.samples, window, g.dtype, g.seed, given=g)
 
 
 def written_of(g: Given, chosen: Sequence[int]) -> Written:
     weights = tuple(share * g.outline.count for share in SHARES) if g.weight is None else (float(g.weight),)
     requests = g.digest([asdict(request) for request in g.requests])
     return Written(
-        g.identities[-1], requests, g.digest(g.texts), tuple(chosen), weights, g.length, g.dtype, g.seed
-    )
+        g.identities[-1], requests, g.digest(g.texts), tuple(chosen), weights, g.length, g.dtype, g.seed, given=g
+    )  # fmt: skip
 
 
 def entropies(lab: Lab, g: Given) -> Row:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from kemem.models import MASKED
-from kemem.studies import work_of_edits
+from kemem.studies import work_of_edits, work_of_own
 from kemem.studies.operations import QUESTION, Part, Work, trained
 from kemem.studies.pretraining import Pretraining, sources
 from kemem.studies.setup import Setup, Untied
@@ -131,17 +131,12 @@ def _nothing(_: Any) -> Work:
     return []
 
 
-def _unknown(_: Any) -> None:
-    """Of what a reader brings the settings know the content alone."""
-
-
 ROWS: dict[str, Callable[[Any], Work | None]] = {
     "texts": _nothing, "association": _nothing, "published_passages": _nothing,
     "pretraining": _pretraining, "entropy": _entropy, "decay": _decay, "inside": _inside, "memories": _memories,
     "acquisition": _acquisition, "arms": _arms, "lifting": _lifting, "courses": _courses, "growing": _courses,
     "footprint": _footprint, "interference": _interference, "unit_importance": _units, "unit_shares": _units,
-    "unit_course": _units, "unit_movement": _units, "unit_contrast": _units, **work_of_edits.ROWS,
-    "own_stages": _unknown, "own_traces": _unknown, "own_edits": _unknown,
+    "unit_course": _units, "unit_movement": _units, "unit_contrast": _units, **work_of_edits.ROWS, **work_of_own.ROWS,
 }  # fmt: skip
 """By study. None: of these settings it cannot be told, as they name a model whose sizes are not known here."""
 HUB = {

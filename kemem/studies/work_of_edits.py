@@ -12,6 +12,7 @@ from typing import Any
 from kemem.studies.methods import ATTENTION, METHODS
 from kemem.studies.operations import QUESTION, Algebra, Moments, Part, Work
 from kemem.studies.pretraining import Pretraining, sources
+from kemem.studies.setup import Setup
 
 SCORED = 40 * 16
 """Tokens of all prompts by which one edited fact is scored."""
@@ -120,10 +121,13 @@ def _capacity(s: Any) -> Work:
     ]
 
 
+def traced(setup: Setup, runs: int) -> Part:
+    """So many samples of noise, of all facts together, each with every state restored."""
+    return Part("forward", setup, runs * TRACED * setup.layers * QUESTION // 96)
+
+
 def _tracing(s: Any) -> Work:
-    setup = s.model.setup
-    runs = s.facts * s.samples + s.paired * s.noises
-    return [Part("forward", setup, runs * TRACED * setup.layers * QUESTION // 96)]
+    return [traced(s.model.setup, s.facts * s.samples + s.paired * s.noises)]
 
 
 def _knowing(s: Any) -> Work:
