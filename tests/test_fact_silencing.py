@@ -15,7 +15,7 @@ from kemem import entropy, evaluation, trace
 from kemem.editing.places import leading, place
 from kemem.memory import Memories
 from kemem.runs import Row, Store
-from kemem.studies import agreement, fact_silencing, many, silencing, three_papers
+from kemem.studies import agreement, fact_silencing, many, silencing
 from kemem.studies import desk as desks
 from kemem.studies.checkpointed import MIXTURE
 from kemem.studies.fact_silencing import ALONE, UNWRITTEN
@@ -210,7 +210,7 @@ def test_numbers_for_prose_are_means_over_facts_and_over_draws():
     }
     rewritten = [{**each, "left": {"mean": {"update": {"said": said, "nats": -1.0}}}} for said in (0.5, 0.75)]
     row = Row("", 1, {}, {"facts": 4, "known": known, "rewritten": rewritten}, {}, "live")
-    found = three_papers.of_facts("last", row)
+    found = fact_silencing.numbers("last", row)
     assert found["fact.last.mean.key.own"][:2] == (75.0, "%")
     assert found["fact.last.mean.key.other.nats"][:2] == (1.0, "nats")
     assert found["fact.last.mean.key.more"][:2] == (75.0, "points")

@@ -223,3 +223,33 @@ def more(row: Row, way: str, name: str, key: str = "said", *, draws: bool = Fals
 def left(row: Row, way: str, name: str, key: str) -> list[float]:
     """Of rewritten facts, by draw."""
     return [own["left"][way][name][key] for own in row.values["rewritten"]]
+
+
+def numbers(when: str, row: Row) -> dict[str, tuple[float, str, Row]]:
+    """`fact.*`: what facts lose without their own memories; `rewritten.*`: what is said of them after an edit."""
+    found: dict[str, tuple[float, str, Row]] = {}
+    for way, sets in row.values["known"].items():
+        for name in sets:
+            for whose in ("own", "other"):
+                said, nats = (mean(lost(row, way, name, whose, key)) for key in ("said", "nats"))
+                found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "%", row
+                found[f"fact.{when}.{way}.{name}.{whose}.nats"] = nats, "nats", row
+            for over, gap in (("", more(row, way, name)), (".draws", more(row, way, name, draws=True))):
+                for key, value in (("", gap.mean), (".low", gap.low), (".high", gap.high)):
+                    if value is not None:
+                        found[f"fact.{when}.{way}.{name}.more{over}{key}"] = 100 * value, "points", row
+    draws = row.values["rewritten"]
+    for state in ("before", "after"):
+        found[f"rewritten.{when}.{state}"] = (
+            100 * mean([own[state]["said"] for own in draws]),
+            "%",
+            row,
+        )
+    for way, sets in draws[0]["left"].items():
+        for name in sets:
+            said = mean(left(row, way, name, "said"))
+            found[f"rewritten.{when}.{way}.{name}"] = 100 * said, "%", row
+    for name in draws[0]["held"]:
+        share = mean([own["held"][name] for own in draws])
+        found[f"rewritten.{when}.{name}.held"] = 100 * share, "%", row
+    return found

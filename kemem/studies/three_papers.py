@@ -211,7 +211,7 @@ def _written(store: Store, z: Sizes) -> Told:
     for step, s in harboured(z, made).items():
         row = store.find(fact_silencing.STUDY, fact_silencing.VERSION, s, recorded=True)
         if row is not None:
-            found |= of_facts("last" if step == z.of.steps[-1] else "first", row)
+            found |= fact_silencing.numbers("last" if step == z.of.steps[-1] else "first", row)
     row = store.find(rescaling.STUDY, rescaling.VERSION, rescale(z, made))
     if row is not None:
         for name, own in row.values.items():
@@ -219,41 +219,6 @@ def _written(store: Store, z: Sizes) -> Told:
                 found[f"rescaled.{name}.{key}"] = own[key], "nats" if key == "entropy" else "", row
             for key, value in own["changed"].items():
                 found[f"rescaled.{name}.changed.{key}"] = value, "", row
-    return found
-
-
-def of_facts(when: str, row: Row) -> Told:
-    """`fact.*`: what facts lose without their own memories; `rewritten.*`: what is said of them after an edit."""
-    found: Told = {}
-    for way, sets in row.values["known"].items():
-        for name in sets:
-            for whose in ("own", "other"):
-                said, nats = (
-                    looking.mean(fact_silencing.lost(row, way, name, whose, key)) for key in ("said", "nats")
-                )
-                found[f"fact.{when}.{way}.{name}.{whose}"] = 100 * said, "%", row
-                found[f"fact.{when}.{way}.{name}.{whose}.nats"] = nats, "nats", row
-            for over, more in (
-                ("", fact_silencing.more(row, way, name)),
-                (".draws", fact_silencing.more(row, way, name, draws=True)),
-            ):
-                for key, value in (("", more.mean), (".low", more.low), (".high", more.high)):
-                    if value is not None:
-                        found[f"fact.{when}.{way}.{name}.more{over}{key}"] = 100 * value, "points", row
-    draws = row.values["rewritten"]
-    for state in ("before", "after"):
-        found[f"rewritten.{when}.{state}"] = (
-            100 * looking.mean([own[state]["said"] for own in draws]),
-            "%",
-            row,
-        )
-    for way, sets in draws[0]["left"].items():
-        for name in sets:
-            said = looking.mean(fact_silencing.left(row, way, name, "said"))
-            found[f"rewritten.{when}.{way}.{name}"] = 100 * said, "%", row
-    for name in draws[0]["held"]:
-        share = looking.mean([own["held"][name] for own in draws])
-        found[f"rewritten.{when}.{name}.held"] = 100 * share, "%", row
     return found
 
 
