@@ -188,7 +188,7 @@ print("found again:", again.values == row.values)
 #
 # ## Five ideas in five minutes
 #
-# Before the parts begin, the whole book in short. We take the small model that {doc}`02_pretraining` trains: it has read documentation of programs and of a made-up world. Five things are done to it, each a short run of what a later chapter does at length. After each stands what this run shows. One run proves nothing, so nothing is judged here; that is what the other chapters are for.
+# Before the parts begin, the whole book in short. We take the small model that {doc}`02_pretraining` trains: it has read docstrings of programs, and documents about a made-up world. Five things are done to it, each a short run of what a later chapter does at length. After each stands what this run shows. One run proves nothing, so nothing is judged here; that is what the other chapters are for.
 
 # %%
 from math import exp
@@ -211,7 +211,7 @@ print(f"of {stops.plain.learning.model.setup.memories} memories a layer, as if i
 # %% [markdown]
 # At the end of its training this model uses its memories unevenly, most so in the first layer: as if {result}`tour.used.least|.0f` of the {result}`tour.memories` there were in use, and at most {result}`tour.used.most|.0f` in any layer.
 #
-# *Two: what does it take in, and what does it lose?* Now the model reads text of another world, with passages on people who do not exist mixed in. $K$ is the mean log-probability of the words that hold the facts of these passages, in nats a token: it is below zero and should rise. $P$ is the share of questions on its *own* world that it answers: it should stay ({doc}`04_injection`, {doc}`05_acquisition`).
+# *Two: what does it take in, and what does it lose?* Now the model reads text of another world, with passages on people who do not exist mixed in. $K$ is the mean log-probability of the words that hold the facts of these passages, in nats a token: it is below zero and should rise. $P$ is the share of questions on its *own* world that it answers, mean over kinds of questions: it should stay ({doc}`04_injection`, {doc}`05_acquisition`).
 
 # %%
 from kemem.studies.outcomes import knowledge, performance
@@ -222,7 +222,7 @@ for name, row in learned.items():
     print(f"{name}: entropy at the start {H:.2f} nats, K {K[0]:.2f} -> {K[1]:.2f}, P {P[0]:.0%} -> {P[1]:.0%}")
 
 # %% [markdown]
-# The first line is the model as it is. It takes the passages in: $K$ goes from {result}`tour.plain.K.before|.2f` to {result}`tour.plain.K.after|.2f`. And it pays for them: of the questions on its own world it answered {result}`tour.plain.P.before|.0f` before and {result}`tour.plain.P.after|.0f` afterwards. This is forgetting, and it is large because nothing here protects what was known.
+# The first line is the model as it is. It takes the passages in: $K$ goes from {result}`tour.plain.K.before|.2f` to {result}`tour.plain.K.after|.2f`. And it pays for them: of the questions on its own world it answered {result}`tour.plain.P.before|.0f` before and {result}`tour.plain.P.after|.0f` afterwards. This is forgetting; nothing here protects what was known.
 #
 # *Three: can idle memories be woken?* The second line is the same run, but the half of the memories that were used least were made as loud as the mean one first. The entropy rises by construction, from {result}`tour.plain.entropy|.2f` to {result}`tour.woken.entropy|.2f`. The change costs something at the start, where $K$ is {result}`tour.woken.K.before|.2f`, and after the run $K$ is {result}`tour.woken.K.after|.2f`, beside {result}`tour.plain.K.after|.2f` without waking. Whether such a gain holds over seeds, and against making *other* memories louder, is the question of {doc}`07_resuscitation`.
 #
@@ -234,11 +234,11 @@ for name, row in tour.domains(lab, stops).items():
     print(f"{name}: learned {course.learned:.2f} nats a token, forgotten of {course.names[0]} {course.forgetting:.2f}")
 
 # %% [markdown]
-# DAS forgets {result}`tour.DAS.forgetting|.2f` instead of {result}`tour.plain.forgetting|.2f`, and learns {result}`tour.DAS.learned|.2f` instead of {result}`tour.plain.learned|.2f`. Whoever learns less, forgets less. So both numbers count, and {doc}`10_methods` draws them against each other.
+# DAS forgets {result}`tour.DAS.forgetting|.2f` instead of {result}`tour.plain.forgetting|.2f`, and learns {result}`tour.DAS.learned|.2f` instead of {result}`tour.plain.learned|.2f`. It also learned less here, and who learns nothing forgets nothing. So both numbers count, and {doc}`10_methods` draws them against each other.
 #
-# *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, it passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into a layer that trials on other facts chose, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`). The two need not be the same place: {doc}`15_three_papers` shows a model in which they are not.
+# *Five: where is a fact looked up, and can it be rewritten there?* Make the subject of a question unreadable, then restore the model's inner state at one place at a time: where the answer comes back, it passed through ({doc}`11_knowledge_base`). Then write other answers for some facts into a layer that trials on other facts chose, all at once, in closed form ({doc}`12_one_fact`, {doc}`13_thousands`, {doc}`14_field`). The two need not be the same place: {doc}`15_three_papers` asks it of one model in several ways.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Rows are the tokens of a question in their order: the first, middle and last of its subject, the first token after it, further ones, and the last of the question. Two places are to be expected: the subject's last token in early layers, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points, large at the subject's last token in early layers and at the last token in late layers."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-read-trace", "caption": "Causal tracing of a few facts: how much of the answer's probability comes back when the state of one layer is restored at one token of the question. Rows are the tokens of a question in their order: the first, middle and last of its subject, the first token after it, further ones, and the last of the question. Two places are to be expected: the subject's last token in early layers, and the last token of the question in late ones, where the answer is already there."}, "image": {"alt": "Heat map of tokens of the question, by their role, against layers: restored probability in points. It is large at the subject's last token in the first layer, and at the question's last token from the second layer on, most in the last."}}
 traced = tracing.run(lab, stops.traced)
 state = traced.values["whole"]["effects"]["state"]
 roles = [role for role in tour.ROLES if role in state]
@@ -252,7 +252,7 @@ with plot.figure(width=4.6, height=3.0) as axes:
     axes.figure.colorbar(shown, ax=axes, label="points of probability")
 
 # %% [markdown]
-# Before the question's last token the most comes back at the subject, in layer {result}`tour.trace.state.layer` counted from zero: {result}`tour.trace.state|.0f`. Now the edit.
+# Before the question's last token the most comes back at the subject, in layer {result}`tour.trace.state.layer` counted from zero: {result}`tour.trace.state|.0f` of {result}`tour.trace.total|.0f`, in {result}`tour.trace.facts` facts. Now the edit.
 
 # %%
 written = many.run(many.Benches(lab), stops.edited).values
@@ -260,7 +260,7 @@ for score, what in (("ES", "new answer likelier"), ("PS", "also in other words")
     print(f"{what}: {written['before'][score]:.0f} % before, {written['after'][score]:.0f} % after")
 
 # %% [markdown]
-# The facts are rewritten, in the words they were given in and in others ({result}`tour.edit.PS.after|.0f`). The price is paid by questions on *other* subjects: {result}`tour.edit.NS.before|.0f` of them had their own answer likelier before, {result}`tour.edit.NS.after|.0f` do now. The numbers pull against each other: an edit that reaches other words also reaches its neighbours.
+# All {result}`tour.edit.facts` facts are rewritten, in the words they were given in and in others ({result}`tour.edit.PS.after|.0f`). Of questions on *other* subjects {result}`tour.edit.NS.before|.0f` had their own answer likelier before, {result}`tour.edit.NS.after|.0f` have now; so few facts leave a wide margin. The numbers pull against each other: an edit that reaches other words may also reach its neighbours.
 # How the edit is made was chosen by trials on other facts, and the best of eighteen is taken: into the first layer or the first two, with one of three weights for what the layer held before, and one of three *clamps*, which say how far the edit may push the model's state.
 #
 # ## Exercises

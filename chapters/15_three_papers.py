@@ -54,7 +54,7 @@ print(f"stages at the steps {', '.join(map(str, steps))}; {papers.z.facts} facts
 #
 # The model is that of {doc}`02_pretraining`, which has read of a world and of docstrings. An edit can only be judged on facts that the model says by itself. So the first stage is the first that knows enough of them, and all {result}`papers.stages` stages are asked for the *same* {result}`papers.facts` facts, each known at every stage. Otherwise a late stage would be judged on the harder facts that only it has learned.
 #
-# What the words below mean. The *mixture* is the text that the model has learned, the world and docstrings together. The *effective share* is $e^{H_l} / M$: the share of a layer's memories that would give its entropy $H_l$ if they were all used alike. $A$ and $F$ are what learning on by gradient brings and costs, each relative to its start ({doc}`05_acquisition`). An *edit* asks the model to say new objects for a *block* of facts that are written at once, and is taken back after it is scored. *Efficacy* ES is the share of these facts whose new object is then likelier than the old, PS the same of the question in other words, NS the share of questions on other subjects that keep their object likelier, and $S$ the harmonic mean of the three ({doc}`13_thousands`). The *weight* is MEMIT's $\lambda$, and its *clamp* says how far from the state a target may lie, in lengths of the state ({doc}`12_one_fact`). A *trace* makes the subject unreadable and restores one state at a time ({doc}`11_knowledge_base`).
+# What the words below mean. The *mixture* is the text that the model has learned, the world and docstrings together. The *effective share* is $\exp(\frac{1}{L} \sum_l H_l) / M$: the share of memories that would give the layers' mean entropy if they were all used alike. $A$ and $F$ are what learning on by gradient brings and costs, each relative to its start ({doc}`05_acquisition`). An *edit* asks the model to say new objects for a *block* of facts that are written at once, and is taken back after it is scored. *Efficacy* ES is the share of these facts whose new object is then likelier than the old, PS the same of the question in other words, NS the share of questions on other subjects that keep their object likelier, and $S$ the harmonic mean of the three ({doc}`13_thousands`). The *weight* is MEMIT's $\lambda$, and its *clamp* says how far from the state a target may lie, in lengths of the state ({doc}`12_one_fact`). A *trace* makes the subject unreadable and restores one state at a time ({doc}`11_knowledge_base`).
 #
 # ## Three notions
 #
@@ -77,7 +77,9 @@ import inspect
 print(inspect.getdoc(notions.measured))
 
 # %% [markdown]
-# Everything is measured on {result}`papers.facts.drawn` facts of different subjects and on held-out text, in four disjoint draws of both. The row of the last stage is computed where the book is built; the other stages are recorded ones.
+# Everything is measured on {result}`papers.facts.drawn` facts of different subjects and on held-out text, in four disjoint draws of both. The row of the last stage is computed in your own copy of the book, and recorded in the published one; the other stages are recorded in both.
+#
+# For a layer, *key, centred* is the same of $k$ less its mean over the facts, and *key, whitened* that of $C^{-1} k$, where $C$ is the mean of $c\,c^{\top}$ over ordinary text. For this comparison MEMIT writes the facts of a draw into one layer at a time, always with one weight and clamp.
 
 # %%
 rows = papers.notions(share)
@@ -172,9 +174,9 @@ plot.table(
 )
 
 # %% [markdown]
-# The last column is a rule, fixed for all pairs: *nearly one* where the whole interval is above $0.8$, *related* above zero, *opposed* below. By chance a tenth of the top tenth would be shared.
+# The last column is a rule, fixed for all pairs: *nearly one* where the whole interval is above $0.8$, *related* above zero, *opposed* below, else *undecided*. By chance a tenth of the top tenth would be shared.
 #
-# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`). Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that usage and importance rank low: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and with the keys {result}`papers.last.key.update|.2f`. With keys the sign depends on the model (in the second {result}`papers.second.key.update|.2f`), and among memories that are used alike MEMIT writes more where the key is larger, as a table below shows. The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
+# Usage and general importance are nearly one measure here ({result}`papers.last.usage.general|.2f`), most so in the first layer ({result}`papers.last.usage.general.layer 0|.2f`) and least in the last ({result}`papers.last.usage.general.layer 3|.2f`). Their top tenths share {result}`papers.last.usage.general.shared|.0f`, where usage on other text shares {result}`papers.last.usage.again.shared|.0f` with itself. Usage and keys are related ({result}`papers.last.usage.key|.2f`). And the memories that MEMIT changes most are those that usage and importance rank low: the correlation of update with usage is {result}`papers.last.usage.update|.2f`, with general importance {result}`papers.last.general.update|.2f`, and with the keys {result}`papers.last.key.update|.2f`. With keys the sign depends on the model (in the second {result}`papers.second.key.update|.2f`), and among memories that are used alike MEMIT writes more where the key is larger, as a table below shows. The top tenths of usage and update share {result}`papers.last.usage.update.shared|.1f`, where chance would share ten.
 #
 # ## Along training
 
@@ -186,6 +188,8 @@ with plot.figure(height=3.4) as axes:
     for index, (a, b) in enumerate(FOLLOWED):
         each = [notions.of_pair(row, a, b) for row in rows.values()]
         plot.series(axes, read, [p["corrected"] for p in each], f"{a}, {b}", index=index, origin=rows[steps[0]].origin)
+        if last.origin != rows[steps[0]].origin:
+            axes.plot(read[-1:], [each[-1]["corrected"]], **plot.look(last.origin, index))
         ends = [[p[end] for p in each] for end in ("low", "high")]
         axes.fill_between(read, *ends, color=plot.COLOURS[index], alpha=0.15, linewidth=0)
     axes.axhline(0, color="#555555", linestyle=":", linewidth=1)
@@ -195,7 +199,7 @@ with plot.figure(height=3.4) as axes:
 # %% [markdown]
 # The signs are there at every stage. Over all of them usage and general importance have between {result}`papers.least.usage.general|.2f` and {result}`papers.most.usage.general|.2f`, usage and key between {result}`papers.least.usage.key|.2f` and {result}`papers.most.usage.key|.2f`, usage and update between {result}`papers.least.usage.update|.2f` and {result}`papers.most.usage.update|.2f`.
 #
-# What does change is the loss on the two kinds of text: memories important for one are at first mostly important for the other ({result}`papers.first.loss, world.loss, docstrings|.2f`), at the end much less so ({result}`papers.last.loss, world.loss, docstrings|.2f`). The model has divided its memories between what it reads.
+# What does change is the loss on the two kinds of text: the rankings of memories by importance for one and for the other agree with {result}`papers.first.loss, world.loss, docstrings|.2f` at the first stage, {result}`papers.most.loss, world.loss, docstrings|.2f` at most, and {result}`papers.last.loss, world.loss, docstrings|.2f` at the end.
 #
 # ## What is shared by construction
 #
@@ -208,7 +212,7 @@ with plot.figure(height=3.4) as axes:
 #
 # If $C$ were diagonal and $\lambda$ large, column $i$ would be $R\,k_{:,i} / (\lambda\, \mathbb{E}[c_i^2])$: divided by the *square* of what the memory does anyway. MEMIT is built to write where it disturbs least. So it *has* to avoid what is used. To see how much of the update is this and nothing else, take keys alone, whitened, $C^{-1}k$, without any target: their correlation with the update's columns is {result}`papers.last.key, whitened.update|.2f`. Where MEMIT writes follows from $C$ and from the keys; what is to be written plays next to no part.
 #
-# And importance with keys? Take out what both share with usage (the partial correlation, of corrected ones):
+# And importance with keys? Take out what both share with usage (the partial correlation, of corrected ones, by layer and then the mean):
 
 # %% tags=["hide-input"]
 AFTER = (("general", "key"), ("loss", "key"), ("general", "update"), ("key", "update"), ("contribution", "general"))
@@ -223,7 +227,7 @@ plot.table(
 )  # fmt: skip
 
 # %% [markdown]
-# With usage given, {result}`papers.last.general.key.given usage|.2f` is left of the {result}`papers.last.general.key|.2f` between general importance and keys. The two papers agree because both read how much a memory works. That is a finding, but a smaller one than the first number suggests.
+# With usage given, {result}`papers.last.general.key.given usage|.2f` is left of the {result}`papers.last.general.key|.2f` between general importance and keys, and importance by the loss even turns against keys ({result}`papers.last.loss.key.given usage|.2f`). The two papers agree because both read how much a memory works. That is a finding, but a smaller one than the first number suggests.
 #
 # ## Which layers?
 #
@@ -267,12 +271,12 @@ with plot.figure(columns=5, height=2.6) as panels:
         axes.legend(fontsize=7)
 
 # %% [markdown]
-# Every layer had the same trials: all weights, both clamps. Editing does well in the first layer and badly in all others: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above. Lighter weights do not help them. The first layer is also the one whose loss is felt most. But the *trace* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
-# A restored state has the clean embedding of the name in it; here that seems to be what counts, and no one feed-forward layer looks the fact up at the subject. MEMIT writes there all the same, and well. It is the dissociation of Hase et al. {cite}`hase2023localization`: where a fact is traced to and where it can be written are two questions. Why not in the layers above? The attention that reads the subject most stands before the feed-forward layer of its own block, and so before all that is written from there on.
+# Every layer had the same trials, all weights with all clamps. Within these, editing does well in the first layer and badly in all others: {result}`papers.tuned.0|.0f` there, {result}`papers.tuned.1|.0f`, {result}`papers.tuned.2|.0f` and {result}`papers.tuned.3|.0f` in those above. Lighter weights do not help them. The first layer is also the one whose loss is felt most. But the trace *of feed-forward outputs* does not point to it. Of {result}`papers.traced.total|.0f` in all, the feed-forward outputs at the subject's last token bring back at most {result}`papers.traced.mlp.last_subject|.1f`; the *state* there brings back {result}`papers.traced.state.last_subject|.0f`, after layer {result}`papers.traced.state.last_subject.layer`, and what carries it on is attention at the prompt's last token in layer {result}`papers.traced.attention.last.layer` ({result}`papers.traced.attention.last|.0f`).
+# So the trace of states does point to the subject's last token behind the first layer, where MEMIT writes. But a restored state has the clean embedding of the name in it, which was not separated here from what the layer adds, and the output of this layer alone brings back next to nothing. MEMIT writes there all the same, and well. Hase et al. {cite}`hase2023localization` found such a dissociation: where a fact is traced to and where it can be written are two questions. Why not in the layers above? The attention that reads the subject most stands before the feed-forward layer of its own block, and so before all that is written from there on.
 #
 # ## What is missed
 #
-# So far, measures were compared with measures. A memory in which something lives should be missed when it is gone. So we silence the top tenth of every layer by each notion, in two ways: the coefficient is set to zero, or held at its mean, which leaves alone what is always there. Then we ask for the loss on held-out text of both kinds, and for facts about subjects that no key was measured on. Four draws choose four sets each; random ones are the comparison, and so are the *least* used.
+# So far, measures were compared with measures. A memory in which something lives should be missed when it is gone. So we silence the top tenth of every layer by each notion, in two ways: the coefficient is set to zero, or held at its mean, which leaves alone what is always there. Then we ask for the loss on held-out text of both kinds, and for facts about subjects that no key was measured on. Each notion gives four sets, one a draw; random sets are the comparison, and so are the *least* used memories.
 #
 # Three further sets are ratios, of what is special to one measure: importance for the world over importance for docstrings, the other way round, and keys over usage.
 
@@ -294,8 +298,10 @@ def named(name):
     """A set in words: what is special to one measure is its share over the other's."""
     one, over, other = (part.removeprefix("loss, ") for part in name.partition(" / "))
     if over and name.startswith("loss, "):
-        return f"{one} over {other} (loss)"
-    return f"{one} over {other}" if over else name.replace("loss, ", "loss on ")
+        return f"{one} over {other} (importance)"
+    if name.startswith("loss"):
+        return "importance by loss" if name == "loss" else f"importance, {one}"
+    return f"{one} over {other}" if over else {"general": "importance, general"}.get(name, name)
 
 
 with plot.figure(columns=3, height=0.9 + 0.24 * len(sets), sharey=True) as panels:
@@ -338,17 +344,17 @@ plot.table(
 )  # fmt: skip
 
 # %% [markdown]
-# *Usage and importance find what is missed.* Without the top tenth by usage the loss on world text rises by {result}`papers.silenced.last.mean.usage.world|.1f`, by general importance {result}`papers.silenced.last.mean.general.world|.1f`, and the share of facts that are said falls by {result}`papers.silenced.last.mean.usage.facts|.0f` and {result}`papers.silenced.last.mean.general.facts|.0f`. Random memories cost {result}`papers.silenced.last.mean.random.world|.2f` and {result}`papers.silenced.last.mean.random.facts|.0f`. Part of this is size: the top tenth by usage adds {result}`papers.silenced.last.usage.share|.0f` of all that a layer's memories add to the stream, random ones {result}`papers.silenced.last.random.share|.0f`, the top by update {result}`papers.silenced.last.update.share|.0f` (the last column). But size is not all: what is special to docstrings adds {result}`papers.silenced.last.loss, docstrings / loss, world.share|.0f`, no more than random memories do, and is missed on its text.
+# *Usage and importance find what is missed.* Without the top tenth by usage the loss on world text rises by {result}`papers.silenced.last.mean.usage.world|.1f`, by general importance {result}`papers.silenced.last.mean.general.world|.1f`, and the share of facts that are said falls by {result}`papers.silenced.last.mean.usage.facts|.0f` and {result}`papers.silenced.last.mean.general.facts|.0f`. Random memories cost {result}`papers.silenced.last.mean.random.world|.2f` and {result}`papers.silenced.last.mean.random.facts|.0f`. Part of this is size: of the summed lengths of what a layer's memories add to the stream, the top tenth by usage has {result}`papers.silenced.last.usage.share|.0f`, random ones {result}`papers.silenced.last.random.share|.0f`, the top by update {result}`papers.silenced.last.update.share|.0f` (the last column). But size is not all: what is special to docstrings has {result}`papers.silenced.last.loss, docstrings / loss, world.share|.0f`, no more than random memories, and is missed on its text.
 #
-# *Keys find it too, but less well*: {result}`papers.silenced.last.mean.key.world|.1f` and {result}`papers.silenced.last.mean.key.facts|.0f`. And what is special to subjects, keys over usage, is not where facts of other subjects are missed most: it costs {result}`papers.silenced.last.mean.key / usage.facts|.0f` of facts, beside {result}`papers.silenced.last.mean.loss, world / loss, docstrings.facts|.0f` for what is special to the world by the loss.
+# *Keys find it too, but less well*: {result}`papers.silenced.last.mean.key.world|.1f` and {result}`papers.silenced.last.mean.key.facts|.0f`. And what is special to subjects, keys over usage, is not where facts of other subjects are missed most: it costs {result}`papers.silenced.last.mean.key / usage.facts|.0f` on facts, beside {result}`papers.silenced.last.mean.loss, world / loss, docstrings.facts|.0f` for what is special to the world by the loss.
 #
-# *What MEMIT writes to is not missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.1f` of facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). The update's columns are a map of free space.
+# *Where MEMIT's columns are largest, nothing is missed.* The top tenth by update costs {result}`papers.silenced.last.mean.update.world|.2f` on world text and {result}`papers.silenced.last.mean.update.facts|.1f` on facts, less than random memories and hardly more than the least used ones ({result}`papers.silenced.last.mean.usage, least.world|.2f`). By update *times key*, which says where the change acts at a subject, it is otherwise: these memories cost {result}`papers.silenced.last.mean.written.world|.2f` and {result}`papers.silenced.last.mean.written.facts|.0f`, well above chance.
 #
-# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. It is there from the first stage on: what is special to a text costs that text {result}`papers.silenced.first.mean.loss, docstrings / loss, world.ratio|.0f` times (docstrings) and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.ratio|.0f` times (world) as much as the other, at the last stage {result}`papers.silenced.last.mean.loss, docstrings / loss, world.ratio|.0f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.ratio|.0f` times. Costs in nats are higher late for every set, as there is more to lose. Facts are not compared between the stages, as each is asked for those that it says.
+# *Importance for a domain knows its domain.* The top by docstrings over world costs docstrings {result}`papers.silenced.last.mean.loss, docstrings / loss, world.docstrings|.2f` and the world {result}`papers.silenced.last.mean.loss, docstrings / loss, world.world|.2f`; the other way round it is {result}`papers.silenced.last.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.last.mean.loss, world / loss, docstrings.world|.2f`. This double dissociation is the strongest evidence for any of the notions here. It is there at the first stage as well: {result}`papers.silenced.first.mean.loss, docstrings / loss, world.docstrings|.2f` and {result}`papers.silenced.first.mean.loss, docstrings / loss, world.world|.2f`, the other way round {result}`papers.silenced.first.mean.loss, world / loss, docstrings.docstrings|.2f` and {result}`papers.silenced.first.mean.loss, world / loss, docstrings.world|.2f`. Late, most sets cost more nats on the text that they matter to, as there is more to lose. Facts are not compared between the stages, as each is asked for those that it says.
 #
 # ## A fact's own memories
 #
-# So far nobody asked the facts by which memories were chosen. A key is measured at the subject of a fact: is it *this* fact that is missed without its top? Each of the {result}`papers.facts.drawn` facts chooses a tenth of every layer by its own key, by its key over usage, and by what MEMIT would write for it alone. For one fact that needs no target: {eq}`eq-papers-update` then has one column $k$, and the change is a multiple of $C^{-1} k$. Held at their means, these memories are taken from the fact that chose them and, for comparison, from the next fact of the draw.
+# So far the facts that chose the memories were not asked themselves. A key is measured at the subject of a fact: is it *this* fact that is missed without its top? Each of the {result}`papers.facts.drawn` facts chooses a tenth of every layer by its own key, by its key over usage, and by what MEMIT would write to this layer for it alone. For one fact that needs no target: {eq}`eq-papers-update` then has one column $k$, and the change is a multiple of $C^{-1} k$ (here of the bare prompt's key, without the prefixes that an edit averages over). Held at their means, these memories are taken from the fact that chose them and, for comparison, from the next fact of the draw.
 #
 # Then MEMIT rewrites the facts of each draw, and we look for what it wrote. Of the changed layer, the top tenth by each measure of the *change* is treated in two ways: the change is taken out of these memories, or left in these alone. Here *written*, update times key, is measured at the very subjects that are asked.
 
@@ -367,7 +373,7 @@ with plot.figure(columns=2, height=3.0) as (left, right):
         of_both = {whose: 100 * looking.mean(fact_silencing.lost(facts_row, "mean", name, whose, "said")) for whose in ("own", "other")}
         more = fact_silencing.more(facts_row, "mean", name)
         left.plot([of_both["other"]], [place], "o", color=plot.COLOURS[1], markerfacecolor="white", label="" if place else "by another fact")
-        half = 0 if name == "usage" else 100 * (more.high - more.mean)  # by usage all facts choose the same memories
+        half = 100 * (more.high - more.mean)
         left.errorbar([of_both["own"]], [place], xerr=[[half], [half]], fmt="D", color=plot.COLOURS[0], label="" if place else "by the fact itself")
     left.set(yticks=range(len(CHOSEN)), yticklabels=CHOSEN.values(), ylim=(len(CHOSEN) - 0.5, -0.5), xlim=(-8, 103),
              xlabel="known facts no longer said (%)", title=f"Chosen by a fact ({facts_row.origin})")
@@ -384,34 +390,36 @@ with plot.figure(columns=2, height=3.0) as (left, right):
     right.legend(fontsize=7, loc="lower right", ncols=2)
 
 # %% [markdown]
-# *Known facts.* Without the top tenth by its own key a fact is lost in {result}`papers.fact.last.mean.key.own|.0f`, by another fact's in {result}`papers.fact.last.mean.key.other|.0f`: {result}`papers.fact.last.mean.key.more|.0f` more, with an interval from {result}`papers.fact.last.mean.key.more.low|.0f` to {result}`papers.fact.last.mean.key.more.high|.0f`. So keys do say something of *their* fact, most of what they cost is common to all facts, and usage costs every fact more than its own key does ({result}`papers.fact.last.mean.usage.own|.0f`). Taken over usage the difference is {result}`papers.fact.last.mean.key / usage.more|.0f` ({result}`papers.fact.last.mean.key / usage.more.low|.0f` to {result}`papers.fact.last.mean.key / usage.more.high|.0f`). At the first stage the difference by key is {result}`papers.fact.first.mean.key.more|.0f` ({result}`papers.fact.first.mean.key.more.low|.0f` to {result}`papers.fact.first.mean.key.more.high|.0f`), which decides nothing.
+# *Known facts.* Without the top tenth by its own key a fact is lost in {result}`papers.fact.last.mean.key.own|.0f` of cases, without that by another fact's key in {result}`papers.fact.last.mean.key.other|.0f`: {result}`papers.fact.last.mean.key.more|.0f` more, with an interval from {result}`papers.fact.last.mean.key.more.low|.0f` to {result}`papers.fact.last.mean.key.more.high|.0f`. Set to zero, the difference is {result}`papers.fact.last.zero.key.more|.0f` ({result}`papers.fact.last.zero.key.more.low|.0f` to {result}`papers.fact.last.zero.key.more.high|.0f`); at the first stage, held at the mean, {result}`papers.fact.first.mean.key.more|.0f` ({result}`papers.fact.first.mean.key.more.low|.0f` to {result}`papers.fact.first.mean.key.more.high|.0f`). So keys do say something of *their* fact. But most of what they cost is common to all facts, and at the last stage usage costs a fact more on average ({result}`papers.fact.last.mean.usage.own|.0f`) than its own key; at the first it is the other way round ({result}`papers.fact.first.mean.usage.own|.0f` beside {result}`papers.fact.first.mean.key.own|.0f`). By key over usage the difference is {result}`papers.fact.last.mean.key / usage.more|.0f` ({result}`papers.fact.last.mean.key / usage.more.low|.0f` to {result}`papers.fact.last.mean.key / usage.more.high|.0f`).
 #
 # And the memories whose values MEMIT would change most for a fact are not where the fact *is*: without them {result}`papers.fact.last.mean.update.own|.0f` of the facts that chose them are lost.
 #
-# *Rewritten facts.* After the edit {result}`papers.rewritten.last.after|.0f` of the new objects are said. Take the change out of the tenth of the layer where it is *largest*, and it is still {result}`papers.rewritten.last.change taken out.update|.0f`, as with random memories ({result}`papers.rewritten.last.change taken out.random|.0f`); take it out where update *times key* is largest, and it is {result}`papers.rewritten.last.change taken out.written|.0f`. Left in this tenth alone the change is enough for {result}`papers.rewritten.last.change left alone.written|.0f`, in the tenth with the largest columns for {result}`papers.rewritten.last.change left alone.update|.0f`. The first tenth holds {result}`papers.rewritten.last.written.held|.0f` of what the change adds at the subjects, the second {result}`papers.rewritten.last.update.held|.0f`, no more than its share. So the notion *update* does not tell where an edit lives; *written* does, and its top tenth is in good part that of the keys (they share {result}`papers.last.key.written.shared|.0f`). What works of an edit is found among the memories that answer to its subjects, where a small change of a value is enough, and it is spread widely even there.
+# *Rewritten facts.* After the edit {result}`papers.rewritten.last.after|.0f` of the new objects are said. Take the change out of the tenth of the layer where it is *largest*, and the new objects are still said in {result}`papers.rewritten.last.change taken out.update|.0f`, no less often than with random memories ({result}`papers.rewritten.last.change taken out.random|.0f`); take it out where update *times key* is largest, and it is {result}`papers.rewritten.last.change taken out.written|.0f`. Left in this tenth alone the change is enough for {result}`papers.rewritten.last.change left alone.written|.0f`, in the tenth with the largest columns for {result}`papers.rewritten.last.change left alone.update|.0f`. Of the summed lengths of what single memories newly add at the subjects, the first tenth holds {result}`papers.rewritten.last.written.held|.0f`, the second {result}`papers.rewritten.last.update.held|.0f`, no more than its share. So the notion *update* does not tell where an edit lives; *written* does, and its top tenth is in good part that of the keys (they share {result}`papers.last.key.written.shared|.0f`). What works of an edit is found among the memories that answer to its subjects, where a small change of a value is enough, and it is spread widely even there.
 #
 # ## Is a late model harder to edit?
 #
-# Now the second half of the question. Layers, weight and clamp of MEMIT have {result}`papers.trials` trials at every stage on {result}`papers.tuning` tuning facts; one setting, the best on average over stages, serves all. Then the {result}`papers.facts` reported facts, in blocks of {result}`papers.count`, with three draws of what is to be written. Entropy is that of {doc}`03_entropy_decay`, acquisition and forgetting are those of {doc}`05_acquisition`, from these very stages, in three models.
+# Now the second half of the question. Layers, weight and clamp of MEMIT have {result}`papers.trials` trials at every stage on {result}`papers.tuning` tuning facts; one setting, the best on average over stages, serves all. Then the {result}`papers.facts` reported facts, in blocks of {result}`papers.count`, with three draws of what is to be written. Entropy is that of {doc}`03_entropy_decay`, on other text than the notions above; acquisition and forgetting are those of {doc}`05_acquisition`, from these stages. They are means over three models, of which the first is the one that all else here is measured on.
 
 # %%
-edits = papers.written(dict.fromkeys(steps, made))
-path = three_papers.along(entropies, papers.learning(), edits)
+edits, learnt = papers.written(dict.fromkeys(steps, made)), papers.learning()
+path = three_papers.along(entropies, learnt, edits)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-papers-edits", "caption": "Four looks at the same stages. Top left: effective share of memories (entropy). Top right: acquisition A and forgetting F when the model goes on learning by gradient, band over three models. Below left: scores of MEMIT on the same facts, band over three draws of what is written. Below right: what an edit of a block costs on other text."}, "image": {"alt": "Four panels over training tokens. The effective share falls and turns up a little at the end; acquisition and forgetting both rise; efficacy, paraphrase and the joint score S rise, neighbourhood dips a little and then rises; the cost on world text and on docstrings rises."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-papers-edits", "caption": "Four looks at the same stages. Top left: effective share of memories (entropy). Top right: acquisition A and forgetting F when the model goes on learning by gradient, band over three models, of which the others are not looked at in the other panels. Below left: scores of MEMIT on the same facts, band over three draws of what is written. Below right: what an edit of a block costs on other text."}, "image": {"alt": "Four panels over training tokens. The effective share falls and turns up a little at the end; acquisition and forgetting both rise; efficacy, paraphrase and the joint score S rise, neighbourhood dips a little and then rises; the cost on world text and on docstrings rises."}}
 LOOKS = {
     "Effective share (%)": {"share": "entropy"},
     "Learning on by gradient (%)": {"A": "acquisition A", "F": "forgetting F"},
     "Written by MEMIT (%)": {"ES": "ES", "PS": "PS", "NS": "NS", "S": "S"},
     "Cost elsewhere (nats a token)": {"world": "world", "docstrings": "docstrings"},
 }
+models = learnt[steps[-1]][0], "models"
+OF = {"share": (entropies, "models"), "A": models, "F": models}
 with plot.figure(columns=2, rows=2, height=2.7, sharex=True) as panels:
     for axes, (title, quantities) in zip(panels.flat, LOOKS.items(), strict=True):
         for index, (name, label) in enumerate(quantities.items()):
             if all(path[name]) and len({len(own) for own in path[name]}) == 1:
                 runs = list(zip(*path[name], strict=True))
-                what = "models" if name in ("A", "F") else "draws"
-                plot.spread(axes, read, runs, label, origin=edits[steps[-1]][0].origin, index=index, of=what)
+                row, what = OF.get(name, (edits[steps[-1]][0], "draws"))
+                plot.spread(axes, read, runs, label, origin=row.origin, index=index, of=what)
         axes.set(title=title)
         axes.legend(fontsize=7)
     for axes in panels[1]:
@@ -442,7 +450,7 @@ plot.table(
 # %% [markdown]
 # No: it is *easier*. From the first of these stages to the last $S$ goes from {result}`papers.written.first.S|.1f` to {result}`papers.written.last.S|.1f` (a change of {result}`papers.written.change.S|+.1f`, from {result}`papers.written.change.S.low|+.1f` to {result}`papers.written.change.S.high|+.1f` over draws of what is written), efficacy from {result}`papers.written.first.ES|.1f` to {result}`papers.written.last.ES|.1f`, although the model is surer of what it is to give up: before the edit the probability of the true object was above that of the new one by {result}`papers.written.first.true|.0f` at first and by {result}`papers.written.last.true|.0f` at the end. The effective share went from {result}`papers.share.first|.1f` to {result}`papers.share.last|.1f` meanwhile, by way of {result}`papers.share.least|.1f`.
 #
-# It is not the setting: the last table shows that one of its own would help the first stage a little and the others not at all.
+# It is not the setting: the last table shows that a setting of its own would help the first stage a little and the others not at all.
 #
 # Two qualifications. Neighbours score better late because more of them were *known* late: {result}`papers.written.first.NS.before|.1f` and {result}`papers.written.last.NS.before|.1f` before any edit. Of what it was, NS keeps {result}`papers.written.first.kept|.1f` and {result}`papers.written.last.kept|.1f`: no gain. And the price elsewhere rises: a block of edits costs {result}`papers.written.first.world|.2f` on other text of the world at the first stage and {result}`papers.written.last.world|.2f` at the last, on docstrings {result}`papers.written.first.docstrings|.3f` and {result}`papers.written.last.docstrings|.3f`. A late model takes the edit better and is hurt more by it.
 #
@@ -452,7 +460,7 @@ plot.table(
 #
 # ## The same function in other weights
 #
-# There is a way to change entropy and nothing else. Multiply the key of memory $i$ by $f_i$ and divide its value by it: $c_i$ becomes $f_i c_i$, $v_i$ becomes $v_i / f_i$, and the model computes what it did. What do the notions do? With $F = \operatorname{diag}(f)$, keys become $FK$, the moment $FCF$, and
+# There is a way to change entropy and nothing else. Multiply row $i$ of the matrix that makes the coefficients by $f_i$ (in our gated layers the one behind no activation, so this is exact) and divide the value of memory $i$ by it: $c_i$ becomes $f_i c_i$, $v_i$ becomes $v_i / f_i$, and the model computes what it did. What do the notions do? With $F = \operatorname{diag}(f)$, MEMIT's keys become $FK$, the moment $FCF$, and
 #
 # ```{math}
 # :label: eq-papers-rescaled
@@ -461,7 +469,7 @@ plot.table(
 # \qquad \Delta' F k = \Delta k .
 # ```
 #
-# What the edit *does* is the same for every $f$. So is importance, since $c\, \partial L / \partial c$ has the factor in it once above and once below. Usage is multiplied by $f$, and entropy becomes whatever one likes. Live, in double precision: the model as trained; with factors that make all memories of a layer work equally; and with random factors.
+# What the edit *does* is the same for every $f$. So is importance, since $c\, \partial L / \partial c$ has the factor in it once above and once below. Usage is multiplied by $f$, and entropy becomes whatever one likes. In double precision: the model as trained; with factors that make all memories of a layer work equally; and with random factors.
 
 # %%
 rescaled = papers.rescaled(made, seed=seed, spread=spread)
@@ -501,17 +509,17 @@ plot.table(
 #
 # *What it means for Kim et al.* Usage is a cheap stand-in for importance in trained weights. But it belongs to the weights and not to the function; contribution is the safer number. And nothing here supports the step from entropy to "takes in knowledge less well" for edits: the late model takes them better, at a higher price elsewhere, and entropy by itself cannot matter to them.
 #
-# *What it means for Ke et al.* The divergence of two noisy passes finds what usage finds, at the price of backward passes. What usage cannot do is tell domains apart: importance by the loss does, and silencing shows that it is right.
+# *What it means for Ke et al.* The divergence of two noisy passes finds what usage finds, at the price of backward passes. What usage of the mixture cannot do is tell its two kinds of text apart: importance by the loss on each does, and silencing shows that it is right. Usage on each text by itself was not measured.
 #
-# *What it means for Meng et al.* A key says which memories answer to a subject, an update where there is room. Memories that are written to most are missed least: by text, by facts of other subjects, and by the very facts that are to be rewritten. Where an edit then works is told by update times key. DAS would mostly protect memories that MEMIT hardly changes; but what works of an edit is partly in them (written with general importance: {result}`papers.last.general.written|.2f`, and {result}`papers.second.general.written|.2f` in the second model). Whether the two go together on one model would have to be tried. It was not, here.
+# *What it means for Meng et al.* A key says which memories answer to a subject, an update where there is room. Memories whose values change most are missed least: by text, by facts of other subjects, and by the very facts that are to be rewritten. Where an edit then works is told by update times key. DAS would mostly protect memories that MEMIT hardly changes; but what works of an edit is partly in them (written with general importance: {result}`papers.last.general.written|.2f`, and {result}`papers.second.general.written|.2f` in the second model). Whether the two go together on one model would have to be tried. It was not, here.
 #
 # ## What we tried
 #
-# The first version measured the moments of keys on documents of the world alone. Docstrings were then not protected, and late edits cost the mixture several times as much; moments are now measured on the text that the model has learned. At first the layers above had trials at one weight only and no weight was lighter than the first layer needs; now every layer has the whole grid, which changed no choice. Whether a fact loses more by its own key than by another was first judged over the draws, whose interval at the last stage goes from {result}`papers.fact.last.mean.key.more.draws.low|.0f` to {result}`papers.fact.last.mean.key.more.draws.high|.0f`; as each fact chooses its own memories, facts and not draws are what the interval should be over. Nothing was tuned but MEMIT's setting, on tuning facts, with the same trials at each stage.
+# The first version measured the moments of keys on documents of the world alone. Docstrings were then not protected, and late edits cost the mixture several times as much; moments are now measured on the text that the model has learned. At first the layers above had trials at one weight only and no weight was lighter than the first layer needs; now every layer has the whole grid, which changed no choice. Whether a fact loses more by its own key than by another was first judged over the draws, whose interval at the last stage goes from {result}`papers.fact.last.mean.key.more.draws.low|.0f` to {result}`papers.fact.last.mean.key.more.draws.high|.0f`; as each fact chooses its own memories, facts and not draws are what the interval should be over. The pairs were then first two facts without the same memories; now they are one fact without its own and without another's. Nothing was tuned but MEMIT's setting, on tuning facts, with the same trials at each stage.
 #
 # ## Limits
 #
-# One small model with one seed of pretraining, and one more at its end. Intervals are over draws of text and facts, not over models. The facts are those that the first stage knows already, the easier ones. In the second model usage, both importances and keys go together too, though less, and the update avoids what is used. Other signs are not the same, as that of keys with the update ({result}`papers.last.key.update|.2f` and {result}`papers.second.key.update|.2f`): what rests on these holds for one model only. Memories were silenced in the first model alone, and sets of memories differ in how much they take away, which the last column of their table shows. A key is silenced at every token and not at the subject alone, so what a fact loses by it may also be lost elsewhere in its question.
+# One small model with one seed of pretraining (but for acquisition and forgetting), and one more at its end. Rows of text are disjoint within the mixture and within each part, but mixture and parts are cut from the same held-out documents: some text by which a set was chosen on the mixture is asked again in a part. Intervals are over draws of text and facts, not over models. The facts are those that the first stage knows already, the easier ones. In the second model usage, both importances and keys go together too, though less, and the update avoids what is used. Other signs are not the same, as that of keys with the update ({result}`papers.last.key.update|.2f` and {result}`papers.second.key.update|.2f`): what rests on these holds for one model only. Memories were silenced in the first model alone, and sets of memories differ in how much they take away, which the last column of their table shows. A key is silenced at every token and not at the subject alone, so what a fact loses by it may also be lost elsewhere in its question.
 #
 # ## What differs from the papers
 #
@@ -586,7 +594,7 @@ print("the edit is the same, its columns are not")
 #
 # - Compare notions across draws, within layers, against their ceiling; then take out what they share by construction.
 # - Usage and DAS's general importance are closely related, in one of two models nearly one ranking; keys follow usage; MEMIT's update avoids it.
-# - Silencing adds what correlation cannot show: what is used or important is missed, what is written to most is not, not even by the facts that are to be rewritten.
+# - Silencing adds what correlation cannot show: what is used or important is missed, what is written to most is not, not even by the facts that are to be rewritten. By update times key it is.
 # - A fact is lost more often without its own key's memories than without another's; what an edit wrote is found by update times key, not by update.
 # - The late model is edited better and hurt more. Entropy by itself cannot be the reason: the same function can have any.
-# - Where a fact is traced to, where its memories are missed and where it can be written need not be one place.
+# - Where a fact's feed-forward outputs are traced to, where its memories are missed and where it can be written need not be one place.

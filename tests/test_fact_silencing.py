@@ -122,6 +122,16 @@ def test_held_at_its_mean_a_memory_adds_the_same_everywhere(at, facts, read, row
     assert sum(found) / len(found) == pytest.approx(before - total, abs=1e-4)
 
 
+def test_a_fact_is_compared_with_itself(row):
+    """By usage all facts of a draw choose the same memories, so that nothing is left of any fact's difference."""
+    same, own = (fact_silencing.more(row, "zero", name, "nats") for name in ("usage", "key"))
+    assert same.mean == same.low == same.high == 0.0 and same.seeds == row.values["facts"]
+    assert own.low is not None and own.low < own.mean
+    lost = {whose: fact_silencing.lost(row, "zero", "key", whose, "nats") for whose in ("own", "other")}
+    gap = (sum(lost["own"]) - sum(lost["other"])) / row.values["facts"]
+    assert own.mean == pytest.approx(gap, rel=1e-12)
+
+
 def test_one_facts_columns_are_those_that_memit_writes_for_it(at, facts, read):
     found = fact_silencing.by_fact(at, facts, read[0], 0.1, 0)
     bare = replace(at, templates=("{}",))  # no prefixes before the prompt: the key is the bare one

@@ -381,10 +381,9 @@ def test_a_row_of_notions_is_their_agreement(desk, stages, measured):
     assert row.values["layers"]["loss"] == pytest.approx(shares.tolist(), rel=1e-9)
     units = torch.tensor(row.values["units"]["usage"])
     assert units.mean(-1).tolist() == pytest.approx([1.0] * len(units), rel=1e-3)
-    xy, xz, yz = (
-        notions.of_pair(row, *p)["corrected"] for p in (("key", "loss"), ("key", "usage"), ("loss", "usage"))
-    )
-    assert notions.given(row, "key", "loss", "usage") == agreement.partial(xy, xz, yz)
+    of = [notions.of_pair(row, *p)["layers"] for p in (("key", "loss"), ("key", "usage"), ("loss", "usage"))]
+    each = [agreement.partial(*(own[layer] for own in of)) for layer in range(2)]
+    assert notions.given(row, "key", "loss", "usage") == pytest.approx(sum(each) / 2, rel=1e-12)
 
 
 # ---------------------------------------------------------------------- editing

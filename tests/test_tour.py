@@ -69,6 +69,10 @@ def test_numbers_for_prose_are_those_of_the_rows(lab):
     assert (found["tour.used.least"].value, found["tour.used.most"].value) == (min(used), max(used))
     assert max(used) <= found["tour.memories"].value
     assert found["tour.edit.ES.after"].value == edited.values["after"]["ES"]
+    assert found["tour.edit.facts"].value == stops.edited.count
+    whole = traced.values["whole"]
+    assert found["tour.trace.total"].value == pytest.approx(100 * (whole["clean"] - whole["corrupted"]))
+    assert found["tour.trace.facts"].value == stops.traced.facts
     assert found["tour.trace.state"].value == tour.sites(traced)["state"][2]
     rows = {row.digest for row in (*learnt.values(), *domains.values(), edited, traced)}
     assert {number.provenance["digest"] for number in found.values()} == rows

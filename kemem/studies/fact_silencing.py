@@ -209,12 +209,13 @@ def lost(row: Row, way: str, name: str, whose: str, key: str) -> list[float]:
 
 
 def more(row: Row, way: str, name: str, key: str = "said", *, draws: bool = False) -> findings.Change:
-    """By how much more a fact loses without its own memories than the next one does, with an interval over facts.
+    """By how much more a fact loses without its own memories than without another's, with an interval over facts.
 
+    What is taken from `other[i]` are the memories of fact i, and the fact is the next one of its draw.
     draws: over draws of facts instead, the mean of each.
     """
     each = [
-        [own - other for own, other in zip(*(draw[whose][key] for whose in ("own", "other")), strict=True)]
+        [own - draw["other"][key][i - 1] for i, own in enumerate(draw["own"][key])]
         for draw in row.values["known"][way][name]
     ]
     return findings.change([mean(own) for own in each] if draws else [v for own in each for v in own])

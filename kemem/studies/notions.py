@@ -6,6 +6,7 @@ subject of a fact and write to it. One row: how the notions agree with each othe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -182,6 +183,9 @@ def of_pair(row: Row, a: str, b: str) -> dict[str, Any]:
 
 
 def given(row: Row, a: str, b: str, third: str) -> float | None:
-    """The corrected correlation of two notions with what both share with a third taken out."""
-    xy, xz, yz = (of_pair(row, *names)["corrected"] for names in ((a, b), (a, third), (b, third)))
-    return None if None in (xy, xz, yz) else agreement.partial(xy, xz, yz)
+    """The corrected correlation of two notions with what both share with a third taken out, mean over layers."""
+    pairs = (of_pair(row, *names)["layers"] for names in ((a, b), (a, third), (b, third)))
+    found = [
+        None if None in own else agreement.partial(*own) for own in zip(*pairs, strict=True)
+    ]  # a layer at a time: the partial of mean correlations is not the mean of partial ones
+    return None if None in found else math.fsum(v for v in found if v is not None) / len(found)

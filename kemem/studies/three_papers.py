@@ -131,11 +131,15 @@ def _agreement(store: Store, z: Sizes) -> Told:
                     name = f"{when}.{a}.{b}" + ("" if key == "corrected" else f".{key}")
                     found[name] = pair[key], "", row
             found[f"{when}.{a}.{b}.shared"] = 100 * pair["shared"], "%", row
+            for layer, value in enumerate(pair["layers"]):
+                if value is not None:
+                    found[f"{when}.{a}.{b}.layer {layer}"] = value, "", row
             for third in ("usage", "key"):
                 if third not in (a, b) and (left := given(row, a, b, third)) is not None:
                     found[f"{when}.{a}.{b}.given {third}"] = left, "", row
         for name, own in row.values["reliability"].items():
             found[f"{when}.{name}.again"] = looking.mean(own), "", row
+            found[f"{when}.{name}.again.shared"] = 100 * row.values["top"][name], "%", row
     for a, b in combinations(here[last].values["names"], 2):
         each = [v for row in here.values() if (v := of_pair(row, a, b)["corrected"]) is not None]
         if len(each) == len(here):
@@ -161,10 +165,6 @@ def _silenced(store: Store, z: Sizes) -> Told:
                 for key, own in silencing.lost_by(row, way, name).items():
                     unit, times = ("points", -100) if key == "facts" else ("nats a token", 1)
                     found[f"silenced.{when}.{way}.{name}.{key}"] = times * looking.mean(own), unit, row
-            for a, b in (("world", "docstrings"), ("docstrings", "world")):
-                name = f"silenced.{when}.{way}.loss, {a} / loss, {b}"
-                if found.get(f"{name}.{b}", (0, "", row))[0] > 0:
-                    found[f"{name}.ratio"] = found[f"{name}.{a}"][0] / found[f"{name}.{b}"][0], "", row
     return found
 
 

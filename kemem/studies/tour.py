@@ -123,10 +123,14 @@ def results(store: Store, scale: str) -> dict[str, Result]:
             found[f"{name}.forgetting"] = (courses.course(row).forgetting, "nats a token", row)
             found[f"{name}.learned"] = (courses.course(row).learned, "nats a token", row)
     if row := store.find(many.STUDY, many.VERSION, s.edited):
+        found["edit.facts"] = (row.values["facts"], "", row)
         for when in ("before", "after"):
             for score in ("ES", "PS", "NS"):
                 found[f"edit.{score}.{when}"] = (row.values[when][score], "%", row)
     if row := store.find(tracing.STUDY, tracing.VERSION, s.traced):
+        whole = row.values["whole"]
+        found["trace.total"] = (100 * (whole["clean"] - whole["corrupted"]), "points", row)
+        found["trace.facts"] = (whole["facts"], "", row)
         for kind, (_, layer, value) in sites(row).items():
             found[f"trace.{kind}.layer"] = (layer, "", row)
             found[f"trace.{kind}"] = (value, "points", row)
