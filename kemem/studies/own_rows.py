@@ -35,11 +35,11 @@ WRITTEN, WORDS = 4, 8  # requests whose prompts are gone on with, and by how man
 
 @dataclass(frozen=True)
 class _Of:
-    """Settings that know what they are of by its content. given: of what, in no digest: a forecast counts it."""
+    """Settings that know what they are of by its content. given: the `Given`, in no digest: a forecast counts it."""
 
-    given: InitVar[Given] = field(kw_only=True)
+    given: InitVar[Any] = field(kw_only=True)
 
-    def __post_init__(self, given: Given) -> None:
+    def __post_init__(self, given: Any) -> None:
         object.__setattr__(self, "given", given)
 
 
